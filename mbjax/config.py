@@ -37,17 +37,10 @@ def base() -> ConfigDict:
             "task": "digits",  # a name of mbjax.data.DATASETS
             "method": "metabalance",  # a name of mbjax.methods.METHODS
             "seed": 0,  # of the split, the samplers, the initial weights and dropout
-            "data": {
+            "data": {  # options of the task's loader; a task's config adds its own
                 "dir": "",  # where files are looked for; else $MBJAX_DATA_DIR; else ~/.cache/mbjax
                 "path": "",  # a file of one's own (task "tabular")
                 "target": "",  # its column of labels
-                "drop": (),  # its columns to leave out
-                "test_share": 0.2,
-                "validation_share": 0.0,  # of the training part
-                "stratify": True,
-                "majority_class": 1,  # digits: the class that stays whole
-                "minority_count": 5,  # digits: training images of each other class
-                "test_count": 50,  # digits: test images of each class
             },
             "model": {
                 "name": "mlp",  # a name of mbjax.models.MODELS
@@ -79,6 +72,7 @@ def base() -> ConfigDict:
             "updates": config_dict.placeholder(int),
             "eval_every": 0.1,  # evaluations and checkpoints: a share of the updates, or a number of updates if ≥ 1
             "eval_batch_size": 2048,
+            "updates_per_call": 100,  # updates that the device does without returning to the host
             "keep_checkpoints": 3,
         }
     )
@@ -129,12 +123,11 @@ def validate(config: ConfigDict) -> ml_collections.FrozenConfigDict:
     check("optimizer.lr", finite(config.optimizer.lr) and config.optimizer.lr > 0, "a number above 0 is needed")
     check("optimizer.momentum", 0 <= config.optimizer.momentum < 1, "a number from 0 to below 1 is needed")
     check("optimizer.weight_decay", config.optimizer.weight_decay >= 0, "a number of at least 0 is needed")
-    check("data.test_share", 0 < config.data.test_share < 1, "a share between 0 and 1 is needed")
-    check("data.validation_share", 0 <= config.data.validation_share < 1, "a share from 0 to below 1 is needed")
     check("epochs", config.epochs > 0, "a number above 0 is needed")
     check("updates", config.updates is None or config.updates >= 1, "at least 1 is needed")
     check("eval_every", config.eval_every > 0, "a share of the updates or a number of updates above 0 is needed")
     check("eval_batch_size", config.eval_batch_size >= 1, "at least 1 is needed")
+    check("updates_per_call", config.updates_per_call >= 1, "at least 1 is needed")
     check("keep_checkpoints", config.keep_checkpoints >= 1, "at least 1 is needed")
     check("seed", config.seed >= 0, "at least 0 is needed")
     return ml_collections.FrozenConfigDict(config)

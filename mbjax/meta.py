@@ -1,8 +1,10 @@
 """MetaBalance's update: Algorithm 1 of the paper, for any model, loss and optax optimiser.
 
-    θ' = θ − γ ∇L_X(θ)                     one SGD step on the support batch X     `inner_update`
-    L_Z(θ') + β L_X(θ)                     the loss of the pair (X, Z)             `meta_loss`
-    θ ← optimiser(∇_θ mean over pairs)     one update                              `make_meta_step`
+Of each pair of a support batch X and a query batch Z:
+
+    θ' = θ − γ ∇L_X(θ)                     one SGD step on X     `inner_update`
+    L_Z(θ') + β L_X(θ)                     the pair's loss       `meta_loss`
+    θ ← optimiser(∇_θ mean over pairs)     one update            `make_meta_step`
 """
 
 import functools
@@ -96,20 +98,20 @@ def meta_loss(
     Each pass has its own random key. Running statistics go from the support pass to the query pass without a
     gradient; `model_state_from` says which pass feeds those that are returned.
     """
-    adapted, state, first_loss, support_metrics = params, model_state, None, {}
+    adapted, state, passes = params, model_state, []
     for k in range(inner_steps):
         adapted, (loss, state, metrics) = inner_update(
             loss_fn, adapted, state, support, jax.random.fold_in(rng, 1 + k), inner_lr=inner_lr, grad_mode=grad_mode
         )
         state = jax.lax.stop_gradient(state)
-        if k == 0:  # β and the reported loss are at θ, before the adaptation
-            first_loss, support_metrics = loss, metrics
+        passes.append((loss, metrics))
+    support_loss, support_metrics = passes[0]  # β and what is reported are of θ, before the adaptation
     query_start = model_state if model_state_from == "query" else state
     query_loss, (query_state, query_metrics) = loss_fn(adapted, query_start, query, jax.random.fold_in(rng, 0))
-    total = query_loss + beta * first_loss
+    total = query_loss + beta * support_loss
     metrics = {
         "loss": total,
-        "support_loss": first_loss,
+        "support_loss": support_loss,
         "query_loss": query_loss,
         **{f"support_{name}": value for name, value in support_metrics.items()},
         **{f"query_{name}": value for name, value in query_metrics.items()},
@@ -201,9 +203,7 @@ def make_meta_step(
     return meta_step
 
 
-def _sum_over_chunks(
-    chunk_sums: Callable[[PyTree], PyTree], pairs: PyTree, size: int, axis_name: str | None
-) -> PyTree:
+def _sum_over_chunks(chunk_sums: Callable[[PyTree], PyTree], pairs: PyTree, size: int, axis_name: str | None) -> PyTree:
     """Sums `chunk_sums` over chunks of `size` pairs; the last chunk takes what is left."""
     count = jax.tree.leaves(pairs)[0].shape[0]
     full = count // size

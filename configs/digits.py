@@ -1,0 +1,23 @@
+"""Handwritten digits (scikit-learn's), one class whole and nine with 5 images each; a first look at mbjax.
+
+    launch/local.sh --config=configs/digits.py
+
+Hardware: any; see README.md for its time and result. `configs/digits.py:erm` is plain training.
+"""
+
+from ml_collections import ConfigDict
+
+from mbjax import config as base
+
+
+def get_config(method: str = "metabalance") -> ConfigDict:
+    config = base.base()
+    config.task = "digits"
+    config.method = method
+    config.data.update(majority_class=1, minority_count=5, test_count=50)
+    config.model.hidden = (128,)
+    config.support.update(sampler="natural", batch_size=20)
+    config.query.update(sampler="class_balanced", batch_size=30)
+    config.optimizer.lr = 0.05
+    config.updates = 1000
+    return config

@@ -1,0 +1,63 @@
+"""Data sets: `load` reads one by its task's name and checks that one can train and test on it."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mbjax.data import digits, fraud, loan, tabular
+from mbjax.types import Dataset, UserError
+
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "digits": digits.load,
+    "fraud": fraud.load,
+    "loan": loan.load,
+    "tabular": tabular.load,
+}
+
+
+def load(task: str, *, seed: int, **options: Any) -> Dataset:
+    """Loads a data set.
+
+    Args:
+      task: a name of `DATASETS`.
+      seed: of the split and of every draw.
+      **options: `config.data`. Options that are unset (`""`, `None` or `()`) are left to the loader's default.
+
+    Returns:
+      The data set: at least two classes, each with an example in every split, and finite features.
+
+    Raises:
+      UserError: an unknown task, an option that the task does not take, or data that one cannot train and test on.
+    """
+    if task not in DATASETS:
+        raise UserError(f"config.task={task!r}: choose one of {', '.join(DATASETS)}")
+    known = [name for name in inspect.signature(DATASETS[task]).parameters if name != "seed"]
+    options = {name: value for name, value in options.items() if value is not None and value not in ("", ())}
+    for name, value in options.items():
+        if name not in known:
+            raise UserError(
+                f"config.data.{name}={value!r}: task {task!r} takes no such option; it takes {', '.join(known)}"
+            )
+    dataset = DATASETS[task](seed=seed, **options)
+    _check(dataset)
+    return dataset
+
+
+def _check(dataset: Dataset) -> None:
+    """Raises a UserError if a class is missing from a split or a feature is not finite."""
+    if len(dataset.classes) < 2:
+        only = f"only {dataset.classes[0]!r}" if dataset.classes else "none"
+        raise UserError(f"{dataset.source}: at least two classes are needed, the labels hold {only}")
+    counts = {part: np.bincount(split.y, minlength=len(dataset.classes)) for part, split in dataset.splits.items()}
+    for part, split in dataset.splits.items():
+        for number in np.flatnonzero(counts[part] == 0):
+            share = "validation_share" if part == "validation" else "test_share"
+            raise UserError(
+                f"{dataset.source}: class {dataset.classes[number]!r} has no {part} example "
+                f"({', '.join(f'{name} {count[number]}' for name, count in counts.items())}): merge it with another "
+                f"class, drop its rows, or change the split with --config.data.{share} or --config.seed"
+            )
+        if np.issubdtype(split.x.dtype, np.floating) and not np.isfinite(split.x).all():
+            raise UserError(f"{dataset.source}: the {part} features are not all finite; are there values beyond 1e38?")

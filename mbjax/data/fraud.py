@@ -1,0 +1,50 @@
+"""`fraud`: card payments, a few of them fraudulent (the paper's section 5.3).
+
+Source: Dal Pozzolo et al. 2014, https://www.kaggle.com/datasets/mlg-ulb/creditcardfraud, 284,807 payments, 492 frauds;
+`python -m mbjax.data fetch fraud` gets it.
+"""
+
+import numpy as np
+
+from mbjax.data.sources import find
+from mbjax.data.tabular import from_frame, read_official
+from mbjax.types import Dataset
+
+FILES = ("creditcard.csv", "creditcard.parquet", "creditcard_subset.parquet")
+TARGET = "Class"
+FEATURES = (*(f"V{i}" for i in range(1, 29)), "Amount")  # all but `Time`
+ROWS, FRAUDS = 284_807, 492
+
+
+def load(
+    *, seed: int, dir: str = "", test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True
+) -> Dataset:
+    """Loads the first of `FILES` that is there. Payments that are equal in all but `Time` stay on one side of a split.
+
+    Args:
+      seed: of the split.
+      dir: the data folder; see `mbjax.data.sources.data_dir`.
+      test_share, validation_share, stratify: see `mbjax.data.splits.split_indices`.
+
+    Returns:
+      `x` `[n, 29]` float32: `FEATURES`; V1 to V28 as they are (principal components), the amount scaled by the
+      training part's mean and deviation. The first note says what was read, and whether it is only a subset.
+
+    Raises:
+      UserError: no such file, or one without the official columns.
+    """
+    path = find(FILES, dir)
+    frame = read_official(path, [*FEATURES, TARGET])
+    rows, frauds = len(frame), np.count_nonzero(frame[TARGET] == 1)
+    part = "" if (rows, frauds) == (ROWS, FRAUDS) else f": a subset, not the original's {ROWS:,} and {FRAUDS}"
+    shares = {"test_share": test_share, "validation_share": validation_share, "stratify": stratify}
+    return from_frame(
+        frame,
+        TARGET,
+        source=path.name,
+        seed=seed,
+        scale=["Amount"],
+        keep_duplicates_together=True,
+        notes=[f"{path.name}, {rows:,} rows, {frauds} frauds{part}"],
+        **shares,
+    )

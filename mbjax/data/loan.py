@@ -1,0 +1,36 @@
+"""`loan`: which LendingClub loans were not fully paid back (the paper's section 5.2).
+
+Source: https://www.kaggle.com/datasets/sarahvch/predicting-who-pays-back-loans, 9,578 loans, 1,533 of them not paid.
+"""
+
+from mbjax.data.sources import find
+from mbjax.data.tabular import from_frame, read_official
+from mbjax.types import Dataset
+
+TARGET = "not.fully.paid"
+# All but `purpose`, the one that is not a number.
+FEATURES = tuple(
+    ["credit.policy", "int.rate", "installment", "log.annual.inc", "dti", "fico", "days.with.cr.line", "revol.bal", "revol.util", "inq.last.6mths", "delinq.2yrs", "pub.rec"]
+)
+
+
+def load(
+    *, seed: int, dir: str = "", test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True
+) -> Dataset:
+    """Loads `loan_data.csv`.
+
+    Args:
+      seed: of the split.
+      dir: the data folder; see `mbjax.data.sources.data_dir`.
+      test_share, validation_share, stratify: see `mbjax.data.splits.split_indices`.
+
+    Returns:
+      `x` `[n, 12]` float32: `FEATURES`, scaled by the training part's mean and deviation.
+
+    Raises:
+      UserError: no such file, or one without the official columns.
+    """
+    path = find("loan_data.csv", dir)
+    frame = read_official(path, [*FEATURES, TARGET])
+    shares = {"test_share": test_share, "validation_share": validation_share, "stratify": stratify}
+    return from_frame(frame, TARGET, source=path.name, seed=seed, **shares)

@@ -1,0 +1,84 @@
+"""Where files are found, and how those that may be downloaded are fetched."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pooch
+import requests
+
+from mbjax.types import UserError
+
+ORIGINS: dict[str, str] = {
+    "creditcard.csv": "https://www.kaggle.com/datasets/mlg-ulb/creditcardfraud",
+    "loan_data.csv": "https://www.kaggle.com/datasets/sarahvch/predicting-who-pays-back-loans",
+}
+
+
+class Remote(NamedTuple):
+    """A file that anyone may download, and the checksum of the whole file."""
+
+    file: str
+    url: str
+    sha256: str
+
+
+REMOTES: dict[str, Remote] = {
+    "fraud": Remote(  # TensorFlow's copy of Kaggle's file, byte for byte: one checksum is published for both
+        file="creditcard.csv",
+        url="https://storage.googleapis.com/download.tensorflow.org/data/creditcard.csv",
+        sha256="76274b691b16a6c49d3f159c883398e03ccd6d1ee12d9d8ee38f4b4b98551a89",
+    ),
+}
+
+
+def data_dir(dir: str = "") -> Path:
+    """The data folder: `dir`, else `$MBJAX_DATA_DIR`, else `~/.cache/mbjax`."""
+    return Path(dir or os.environ.get("MBJAX_DATA_DIR") or "~/.cache/mbjax").expanduser()
+
+
+def find(names: str | Sequence[str], dir: str = "") -> Path:
+    """Finds a file in the data folder.
+
+    Args:
+      names: a file's name, or several (the official one first): the first that is there is taken.
+      dir: see `data_dir`.
+
+    Raises:
+      UserError: none is there. The message says where to get the file and where to put it.
+    """
+    names, folder = [names] if isinstance(names, str) else list(names), data_dir(dir)
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    command = "".join(f"run `python -m mbjax.data fetch {t}`, or " for t, r in REMOTES.items() if r.file == names[0])
+    raise UserError(
+        f"no {' or '.join(names)} in {folder}: {command}get {names[0]} from {ORIGINS[names[0]]} and put it there, "
+        "or name its folder with --config.data.dir=DIR or MBJAX_DATA_DIR"
+    )
+
+
+def fetch(task: str, dir: str = "") -> Path:
+    """Downloads the file of a task in `REMOTES` into the data folder (see `data_dir`), unless it is there already.
+
+    The file gets its name only when it is whole and its checksum is right.
+
+    Raises:
+      UserError: no network, a wrong checksum, a folder that cannot be written to, or another file of that name.
+    """
+    remote, folder = REMOTES[task], data_dir(dir)
+    path, by_hand = folder / remote.file, f"get {remote.file} from {ORIGINS[remote.file]} and put it into {folder}"
+    try:
+        if path.exists() and pooch.file_hash(str(path)) != remote.sha256:  # it may be the user's own
+            raise UserError(f"{path} is not the official file (sha256 {remote.sha256}): move it away first")
+        downloader: Any = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30)
+        return Path(pooch.retrieve(remote.url, f"sha256:{remote.sha256}", remote.file, folder, downloader=downloader))
+    except requests.RequestException as error:
+        reason = type(error).__name__ if error.response is None else f"HTTP status {error.response.status_code}"
+        raise UserError(f"{remote.url} did not come ({reason}): check the network, or {by_hand}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder with --dir") from None
+    except ValueError:  # pooch's word for a wrong checksum
+        raise UserError(f"{remote.url}: wrong checksum, nothing was kept: try again, or {by_hand}") from None

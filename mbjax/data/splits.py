@@ -1,0 +1,114 @@
+"""Class numbers from labels, and seeded splits into train, validation and test."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import train_test_split
+
+from mbjax.types import UserError
+
+
+def encode_labels(labels: pd.Series) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """Numbers the classes: in sorted order, but of two the rarer is number 1, the positive one.
+
+    Args:
+      labels: strings, integers, bools or whole floats, `[n]`, none missing.
+
+    Returns:
+      `(y, classes, notes)`: class numbers, `[n]` int32; class names; a note if number 1 is not the second in order.
+    """
+    values = labels.to_numpy()
+    if values.dtype == object:
+        values = values.astype(str)
+    elif values.dtype.kind == "f" and (values % 1 == 0).all():
+        values = values.astype(np.int64)
+    names, y, counts = np.unique(values, return_inverse=True, return_counts=True)
+    notes = ()
+    if len(names) == 2 and counts[1] > counts[0]:
+        names, y = names[::-1], 1 - y
+        notes = (f"the positive class (number 1) is {str(names[1])!r}, the rarer of the two",)
+    return y.astype(np.int32), tuple(str(name) for name in names), notes
+
+
+def hold_out(
+    y: np.ndarray,
+    share: float,
+    *,
+    seed: int,
+    stratify: bool = True,
+    classes: Sequence[str] = (),
+    option: str = "validation_share",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits off a share of the examples: `sklearn.model_selection.train_test_split` with clear errors.
+
+    Args:
+      y: class numbers, `[n]`.
+      share: of the examples to hold out, above 0 and below 1.
+      seed: of the draw.
+      stratify: keeps each class's share.
+      classes: class names for messages; else the class numbers.
+      option: the name of `share` in `config.data`, for messages.
+
+    Returns:
+      `(rest, held)`: sorted indices into `y`.
+
+    Raises:
+      UserError: a share out of range, or a class with too few examples to stand on both sides.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"config.data.{option}={share}: a number above 0 and below 1 is needed")
+    counts = np.bincount(y)
+    for number in np.flatnonzero(counts == 1).tolist():
+        raise UserError(
+            f"class {classes[number] if classes else str(number)!r} has only 1 example (copies count once) where "
+            f"config.data.{option}={share} splits: merge it with another class or drop its row"
+        )
+    held = math.ceil(share * len(y))  # as scikit-learn rounds
+    if min(held, len(y) - held) < np.count_nonzero(counts):
+        raise UserError(
+            f"config.data.{option}={share} splits {len(y)} examples into {len(y) - held} and {held}: "
+            f"too few on one side for {np.count_nonzero(counts)} classes; choose another share or add examples"
+        )
+    of_class = y if stratify else None
+    rest, out = train_test_split(np.arange(len(y)), test_size=share, stratify=of_class, random_state=seed % 2**32)
+    return np.sort(rest), np.sort(out)
+
+
+def split_indices(
+    y: np.ndarray,
+    *,
+    seed: int,
+    test_share: float = 0.2,
+    validation_share: float = 0.0,
+    stratify: bool = True,
+    groups: np.ndarray | None = None,
+    classes: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+    """Splits examples into train, test and, if asked for, validation.
+
+    Args:
+      y: class numbers, `[n]`.
+      seed: of the draw. The test part does not depend on `validation_share`.
+      test_share: of all examples.
+      validation_share: of the training part; 0 for no validation part.
+      stratify: keeps each class's share in every part.
+      groups: `[n]`; examples of equal value (copies of one row) stay together, and shares count groups.
+      classes: class names for messages.
+
+    Returns:
+      Sorted indices of each part: disjoint, and together all of `range(n)`.
+
+    Raises:
+      UserError: see `hold_out`.
+    """
+    group, values = pd.factorize(np.arange(len(y)) if groups is None else groups)
+    first = np.unique(group, return_index=True)[1]  # one example stands for its group
+    options = {"seed": seed, "stratify": stratify, "classes": classes}
+    train, test = hold_out(y[first], test_share, option="test_share", **options)
+    parts = {"train": train, "test": test}
+    if validation_share:
+        rest, held = hold_out(y[first[train]], validation_share, **options)
+        parts = {"train": train[rest], "validation": train[held], "test": test}
+    return {name: np.flatnonzero(np.isin(group, part)) for name, part in parts.items()}

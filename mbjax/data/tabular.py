@@ -1,0 +1,215 @@
+"""`tabular`: any CSV or Parquet file with a column of labels; and what every table shares on its way to arrays."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api import types as dtypes
+from pandas.util import hash_pandas_object
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from mbjax.data.sources import data_dir
+from mbjax.data.splits import encode_labels, split_indices
+from mbjax.types import Dataset, Split, UserError
+
+MAX_CATEGORIES = 100  # features that one column of strings may become
+
+
+def load(
+    *,
+    seed: int,
+    path: str = "",
+    target: str = "",
+    dir: str = "",
+    drop: Sequence[str] = (),
+    test_share: float = 0.2,
+    validation_share: float = 0.0,
+    stratify: bool = True,
+) -> Dataset:
+    """Loads a table of one's own; `from_frame` says what becomes of its columns.
+
+    Args:
+      seed: of the split.
+      path: a `.csv` (also `.csv.gz`) or `.parquet` file: absolute, or relative to the working directory, else to the
+        data folder.
+      target: the column of labels.
+      dir: the data folder; see `mbjax.data.sources.data_dir`.
+      drop: columns to leave out.
+      test_share, validation_share, stratify: see `mbjax.data.splits.split_indices`.
+
+    Raises:
+      UserError: a missing or unreadable file, a missing column, or labels or features that cannot be used.
+    """
+    if not path:
+        raise UserError("config.data.path: name a CSV or Parquet file with --config.data.path=FILE")
+    places = [Path(path).expanduser().absolute(), data_dir(dir) / path]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise UserError(f"config.data.path={path!r}: no such file, neither {places[0]} nor {places[1]}")
+    frame = read_table(file)
+    for key, name in (("target", target), *(("drop", name) for name in drop)):
+        if name not in frame:
+            near = difflib.get_close_matches(name, frame.columns)
+            hint = f"did you mean {_listed(near)}?" if near else f"it has {_listed(frame.columns)}"
+            raise UserError(f"config.data.{key}={name!r}: no such column in {file.name}; {hint}")
+    frame = frame.drop(columns=[name for name in drop if name != target])
+    shares = {"test_share": test_share, "validation_share": validation_share, "stratify": stratify}
+    return from_frame(frame, target, source=file.name, seed=seed, **shares)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Reads a CSV or Parquet file, as its name's ending tells.
+
+    Raises:
+      UserError: another ending, a file that cannot be parsed, or no rows.
+    """
+    if ".csv" not in path.suffixes and path.suffix != ".parquet":
+        raise UserError(f"{path}: a file that ends in .csv, .csv.gz or .parquet is needed")
+    try:
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
+    except pd.errors.EmptyDataError:
+        frame = pd.DataFrame()
+    except (ValueError, OSError) as error:  # the errors of pandas, pyarrow and the codecs derive from these
+        raise UserError(f"{path} cannot be read as a table: {str(error).strip().splitlines()[0]}") from None
+    if not len(frame):
+        raise UserError(f"{path} has no rows")
+    return frame.rename(columns=str)
+
+
+def read_official(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Reads the named columns of a published table, all of them numbers.
+
+    Raises:
+      UserError: see `read_table`; or a column that is missing or holds anything but numbers.
+    """
+    frame = read_table(path)
+    if missing := [name for name in columns if name not in frame]:
+        raise UserError(f"{path} has no column {_listed(missing)}: is it the official file?")
+    if other := [name for name in columns if not dtypes.is_numeric_dtype(frame[name])]:
+        raise UserError(f"{path} has values that are not numbers in column {_listed(other)}: is it the official file?")
+    return frame.loc[:, list(columns)]
+
+
+def from_frame(
+    frame: pd.DataFrame,
+    target: str,
+    *,
+    source: str,
+    seed: int,
+    scale: Sequence[str] | None = None,
+    keep_duplicates_together: bool = False,
+    notes: Sequence[str] = (),
+    **shares: Any,
+) -> Dataset:
+    """Splits a table and turns its columns into features, learning everything from the training part alone.
+
+    Numbers: missing values become the median; then mean 0 and variance 1. Bools, strings and categories: missing
+    values become the most frequent one; then a feature for each value, all zero where a value is unseen in training.
+    Left out, with a note: columns without a value in the training part, strings that name the row (more than
+    `MAX_CATEGORIES` values, and more than half as many as rows), and types that are neither (dates).
+
+    Args:
+      frame: the table, `[n, columns]`.
+      target: its column of labels.
+      source: its name, for messages and results.
+      seed: of the split.
+      scale: the numeric columns to scale; all if None. The others come first in `x`.
+      keep_duplicates_together: keeps rows that are equal in every column on one side of the split.
+      notes: put before those made here.
+      **shares: options of `mbjax.data.splits.split_indices`.
+
+    Returns:
+      `x` `[n, features]` float32: numbers, then the one-hot features.
+
+    Raises:
+      UserError: labels that are missing or continuous, infinite values, no feature left, or a class too small.
+    """
+    _check_labels(frame.loc[:, target], source)
+    y, classes, label_notes = encode_labels(frame.loc[:, target])
+    groups = hash_pandas_object(frame, index=False).to_numpy() if keep_duplicates_together else None
+    index = split_indices(y, seed=seed, groups=groups, classes=classes, **shares)
+    frame = frame.drop(columns=target)
+    numbers, categories, column_notes = _kinds(frame.iloc[index["train"]])
+    if not numbers and not categories:
+        raise UserError(f"{source}: no feature is left beside {target!r}; {'; '.join(column_notes)}")
+    # One type for all numbers and one for all categories: a missing value is NaN, whatever the file called it.
+    as_text = frame[categories].astype(object).map(str, na_action="ignore").astype(object)
+    frame = pd.concat([frame[numbers].astype(np.float64), as_text], axis="columns")
+    _check_finite(frame.loc[:, numbers], source)
+
+    scaled = numbers if scale is None else [name for name in numbers if name in scale]
+    one_hot = OneHotEncoder(handle_unknown="ignore", max_categories=MAX_CATEGORIES, sparse_output=False)
+    transform = ColumnTransformer(
+        [
+            ("plain", SimpleImputer(strategy="median"), [name for name in numbers if name not in scaled]),
+            ("scaled", make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), scaled),
+            ("categories", make_pipeline(SimpleImputer(strategy="most_frequent"), one_hot), categories),
+        ]
+    ).fit(frame.iloc[index["train"]])
+    x = np.asarray(transform.transform(frame), np.float32)
+
+    missing = {name: int(frame[name].isna().sum()) for name in frame}
+    imputed = [f"{n!r} {c} ({'median' if n in numbers else 'most frequent'})" for n, c in missing.items() if c]
+    if imputed:
+        column_notes.append(f"missing values imputed: {', '.join(imputed)}")
+    splits = {name: Split(x[i], y[i]) for name, i in index.items()}
+    return Dataset(splits, classes, source, notes=(*notes, *label_notes, *column_notes))
+
+
+def _check_labels(labels: pd.Series, source: str) -> None:
+    missing, distinct = labels.isna(), labels.nunique()
+    if missing.any():
+        raise UserError(
+            f"{source}: {missing.sum()} labels in column {labels.name!r} are missing, the first in data row "
+            f"{missing.argmax() + 1}: drop these rows or fill them in"
+        )
+    if not dtypes.is_numeric_dtype(labels) or dtypes.is_bool_dtype(labels) or distinct <= 20:
+        return
+    if distinct > len(labels) / 2 or (labels % 1 != 0).any():
+        raise UserError(
+            f"{source}: column {labels.name!r} has {distinct} distinct numbers and looks continuous: mbjax "
+            "classifies; choose another --config.data.target or make classes of it"
+        )
+
+
+def _check_finite(numbers: pd.DataFrame, source: str) -> None:
+    rows, columns = np.nonzero(np.isinf(numbers.to_numpy()))
+    if len(rows):
+        raise UserError(
+            f"{source}: column {numbers.columns[columns[0]]!r} has {(columns == columns[0]).sum()} infinite values, "
+            f"the first in data row {rows[0] + 1}: replace them, or leave the column out with --config.data.drop"
+        )
+
+
+def _kinds(train: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
+    """Sorts the columns into numbers and categories; notes say which are left out and why."""
+    numbers, categories, notes = [], [], []
+    for name in train.columns:
+        column = train.loc[:, name]
+        boolean = dtypes.is_bool_dtype(column)
+        decimal = dtypes.infer_dtype(column, skipna=True) == "decimal"  # Parquet's exact numbers
+        text = column.dtype == object or dtypes.is_string_dtype(column) or isinstance(column.dtype, pd.CategoricalDtype)
+        if column.isna().all():
+            notes.append(f"column {name!r} left out: no value in the training part")
+        elif decimal or (dtypes.is_numeric_dtype(column) and not boolean):
+            numbers.append(name)
+        elif not (boolean or text):
+            notes.append(f"column {name!r} left out: {column.dtype} is neither a number nor a category")
+        elif (distinct := column.map(str, na_action="ignore").nunique()) > max(MAX_CATEGORIES, len(column) / 2):
+            notes.append(f"column {name!r} left out: {distinct} distinct values in {len(column)} rows name the row")
+        else:
+            categories.append(name)
+            if distinct > MAX_CATEGORIES:
+                notes.append(f"column {name!r}: the rarest of its {distinct} values share one feature")
+    return numbers, categories, notes
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = [repr(name) for name in names]
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

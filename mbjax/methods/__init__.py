@@ -1,0 +1,35 @@
+"""The methods that a configuration can name: one file a family."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mbjax.methods import erm, metabalance
+from mbjax.methods.base import Method, Problem
+from mbjax.types import UserError
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "erm": erm.build,
+    "metabalance": metabalance.build,
+}
+
+__all__ = ["METHODS", "Method", "Problem", "build"]
+
+
+def build(name: str, problem: Problem, sections: Mapping[str, Any]) -> Method:
+    """Builds a method.
+
+    Args:
+      name: a key of `METHODS`.
+      problem: model, loss and optimiser.
+      sections: the sections of the configuration by name, as plain dicts. A builder's keyword-only parameters name
+        those that it takes.
+
+    Raises:
+      UserError: no such method.
+    """
+    if name not in METHODS:
+        raise UserError(f"config.method={name!r}: choose one of {', '.join(sorted(METHODS))}")
+    builder = METHODS[name]
+    wanted = [p.name for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return builder(problem, **{section: dict(sections[section]) for section in wanted})

@@ -1,0 +1,54 @@
+"""What a method is, and what all of them are built from."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from mbjax.state import TrainState
+from mbjax.types import Batch, LossFn, Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A model with its loss and optimiser, before a method says how to train it.
+
+    Attributes:
+      model: a linen module, `model.apply(variables, x, train=…) -> logits`.
+      loss_fn: its loss on a batch `{"x", "y"}`.
+      tx: the optimiser.
+      example: inputs of one example, `[1, ...]`, for the shapes of the weights.
+    """
+
+    model: nn.Module
+    loss_fn: LossFn
+    tx: optax.GradientTransformation
+    example: np.ndarray
+
+    def init(self, seed: int) -> TrainState:
+        """Fresh weights. The same seed gives every method the same ones."""
+        weights_rng, rng = jax.random.split(jax.random.key(seed))
+        variables = dict(self.model.init(weights_rng, self.example, train=False))
+        params = variables.pop("params")
+        return TrainState.create(params=params, tx=self.tx, rng=rng, model_state=variables)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How to train.
+
+    Attributes:
+      init: `init(seed) -> state`.
+      step: `step(state, {stream: batch}) -> (state, metrics)`, one update, pure; metrics hold `loss`.
+      streams: the shape of what an update takes from each stream, the last axis a batch. A stream's name is that of
+        its section in the configuration.
+      epoch_stream: the stream whose passes count as epochs.
+    """
+
+    init: Callable[[int], TrainState]
+    step: Callable[[TrainState, Mapping[str, Batch]], tuple[TrainState, Metrics]]
+    streams: Mapping[str, tuple[int, ...]]
+    epoch_stream: str

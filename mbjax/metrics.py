@@ -1,0 +1,58 @@
+"""Scores of predicted class probabilities. Each score has one name everywhere in mbjax."""
+
+import numpy as np
+from imblearn.metrics import geometric_mean_score
+from sklearn import metrics as sk
+
+Scores = dict[str, float | list[float]]
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
+    """Expected calibration error: mean |accuracy − confidence| over equal-width bins, weighted by their size.
+
+    The confidence is the probability of the predicted class (Guo et al. 2017, "On Calibration of Modern Neural
+    Networks", equation 3).
+
+    Args:
+      probabilities: `[n, classes]`, rows sum to 1.
+      labels: class numbers, `[n]`.
+      bins: bins of (0, 1].
+    """
+    confidence = probabilities.max(1)
+    correct = probabilities.argmax(1) == labels
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(bin_of, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def scores(probabilities: np.ndarray, labels: np.ndarray, *, majority_class: int) -> Scores:
+    """All scores of a classifier on one split in which every class occurs.
+
+    Args:
+      probabilities: `[n, classes]`, rows sum to 1; of two classes, number 1 is the positive one.
+      labels: class numbers, `[n]`.
+      majority_class: the class with the most training examples; `minority_accuracy` is the mean over all others.
+
+    Returns:
+      `accuracy`, `balanced_accuracy`, `g_mean`, `majority_accuracy`, `minority_accuracy`, `class_accuracy` (a list),
+      `log_loss`, `calibration_error`; of two classes also `roc_auc` and `average_precision`. Accuracies are shares of
+      1 at the most probable class.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    classes = np.arange(probabilities.shape[1])
+    predicted = probabilities.argmax(1)
+    class_accuracy = sk.recall_score(labels, predicted, labels=classes, average=None)
+    result: Scores = {}
+    if len(classes) == 2:
+        result["roc_auc"] = float(sk.roc_auc_score(labels, probabilities[:, 1]))
+        result["average_precision"] = float(sk.average_precision_score(labels, probabilities[:, 1]))
+    return result | {
+        "accuracy": float(sk.accuracy_score(labels, predicted)),
+        "balanced_accuracy": float(class_accuracy.mean()),
+        "g_mean": float(geometric_mean_score(labels, predicted, average="multiclass")),
+        "majority_accuracy": float(class_accuracy[majority_class]),
+        "minority_accuracy": float(np.delete(class_accuracy, majority_class).mean()),
+        "class_accuracy": class_accuracy.tolist(),
+        "log_loss": float(sk.log_loss(labels, probabilities, labels=classes)),
+        "calibration_error": calibration_error(probabilities, labels),
+    }

@@ -1,0 +1,38 @@
+"""The models, by the names that `config.model.name` takes."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+
+from mbjax.models.cnn import CNN
+from mbjax.models.mlp import MLP
+from mbjax.models.resnet import ResNet
+from mbjax.types import UserError
+
+MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet}
+
+
+def build(name: str, *, outputs: int, **options: Any) -> nn.Module:
+    """The model `name`, called as `module(x, train=...)` and giving logits `[n, outputs]`.
+
+    Args:
+      name: a key of `MODELS`.
+      outputs: logits.
+      **options: the model's attributes. One that it does not have is dropped where it is unset (None, "" or ()), so
+        that one config section serves every model.
+
+    Raises:
+      UserError: an unknown name, or an option that the model does not have or whose value is out of range.
+    """
+    if name not in MODELS:
+        raise UserError(f"config.model.name={name!r}: choose one of {', '.join(MODELS)}")
+    known = [f.name for f in dataclasses.fields(MODELS[name]) if f.name not in ("outputs", "parent", "name")]
+    for option, value in options.items():
+        if option not in known and value not in (None, "", (), []):
+            raise UserError(
+                f"config.model.{option}={value!r}: the model {name!r} has no such option; it has {', '.join(known)}"
+            )
+    # Lists become tuples, for a module is hashable; what is unset leaves the model's default.
+    kept = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known and v not in (None, "")}
+    return MODELS[name](outputs=outputs, **kept)

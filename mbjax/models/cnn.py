@@ -1,0 +1,32 @@
+"""A small convolutional network for the 8×8 digits and images like them."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from mbjax.models.resnet import Conv, ConvImplementation
+
+
+class CNN(nn.Module):
+    """Convolution, BatchNorm, ReLU for each of `channels`, all but the first with stride 2; then one dense layer.
+
+    Attributes:
+      outputs: logits.
+      channels: of each convolution.
+      conv: see `mbjax.models.resnet.convolve`.
+    """
+
+    outputs: int
+    channels: Sequence[int] = (16, 32)
+    conv: ConvImplementation = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Logits `[n, outputs]` of images `[n, height, width, channels]` or `[n, height, width]`."""
+        if x.ndim == 3:
+            x = x[..., None]
+        for layer, channels in enumerate(self.channels):
+            x = Conv(channels, stride=1 if layer == 0 else 2, dtype=str(x.dtype), conv=self.conv)(x)
+            x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)(x))
+        return nn.Dense(self.outputs)(x.reshape(len(x), -1))

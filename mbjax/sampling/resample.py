@@ -1,0 +1,169 @@
+"""imbalanced-learn's resamplers: computed once, and kept on disk."""
+
+import hashlib
+import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imblearn
+import numpy as np
+import sklearn
+from absl import logging
+from imblearn.combine import SMOTEENN
+from imblearn.over_sampling import ADASYN, SMOTE, SVMSMOTE, BorderlineSMOTE
+from imblearn.under_sampling import AllKNN, ClusterCentroids, EditedNearestNeighbours, NearMiss
+from imblearn.utils import check_sampling_strategy
+from sklearn.exceptions import ConvergenceWarning
+
+from mbjax.sampling.stream import Strategy
+from mbjax.types import Split, UserError
+
+# Name: (how to make it, its parameter for `neighbors`).
+_SYNTHESIZERS: dict[str, tuple[Callable[[], Any], str]] = {  # they draw new examples between neighbours of one class
+    "smote": (SMOTE, "k_neighbors"),
+    "borderline_smote": (BorderlineSMOTE, "k_neighbors"),
+    "svmsmote": (SVMSMOTE, "k_neighbors"),
+    "adasyn": (ADASYN, "n_neighbors"),
+    "smoteenn": (lambda: SMOTEENN(smote=SMOTE()), "smote__k_neighbors"),
+}
+RESAMPLERS: dict[str, tuple[Callable[[], Any], str | None]] = {
+    **_SYNTHESIZERS,
+    "nearmiss": (NearMiss, "n_neighbors"),
+    "cluster_centroids": (ClusterCentroids, None),
+    "allknn": (AllKNN, "n_neighbors"),
+    "enn": (EditedNearestNeighbours, "n_neighbors"),
+}
+
+
+def resample(
+    split: Split,
+    *,
+    sampler: str,
+    strategy: Strategy,
+    neighbors: int | None,
+    seed: int,
+    classes: tuple[str, ...],
+    cache_dir: Path | None,
+    config_key: str,
+) -> Split:
+    """The resampled split, from the cache if it is there.
+
+    Args:
+      split: examples of any shape; the resampler sees each as one row.
+      sampler: a name of `RESAMPLERS`.
+      strategy: as imbalanced-learn's `sampling_strategy`, classes given by their numbers.
+      neighbors: the resampler's neighbourhood; imbalanced-learn's default if None.
+      seed: its `random_state`, where it has one.
+      classes: the class names, for messages.
+      cache_dir: where results are kept; None for nowhere.
+      config_key: the stream's place in the configuration, for messages.
+
+    Returns:
+      A split with the dtypes and the example shape of the given one.
+
+    Raises:
+      UserError: a class is too small for its neighbours.
+      ValueError, RuntimeError: the resampler cannot work on this data with these settings.
+    """
+    resampler = _make(sampler, strategy, neighbors, seed)
+    path = None
+    if cache_dir is not None:
+        path = Path(cache_dir) / f"{sampler}-{_digest(split, sampler, resampler.get_params())}.npz"
+        if (cached := _read(path)) is not None:
+            return cached
+    grow = {}
+    if sampler in _SYNTHESIZERS:
+        grow = check_sampling_strategy(strategy, split.y, "over-sampling")
+        grow = [number for number, count in grow.items() if count]
+        _check_neighbors(split, sampler, resampler, grow, classes, config_key)
+    rows = split.x.reshape(len(split), -1)
+    rows = rows if np.issubdtype(rows.dtype, np.floating) else rows.astype(np.float32)
+    with warnings.catch_warnings():
+        # k-means: repeated examples give fewer distinct centres than asked for; and its memory under Windows.
+        warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "KMeans is known to have a memory leak", UserWarning)
+        x, y = resampler.fit_resample(rows, split.y)
+    x = x if np.issubdtype(split.x.dtype, np.floating) else np.rint(x)
+    resampled = Split(x.astype(split.x.dtype).reshape(-1, *split.x.shape[1:]), y.astype(np.int32))
+    _check_counts(split.y, resampled.y, grow, sampler, classes)
+    if path is not None:
+        _write(path, resampled)
+    return resampled
+
+
+def _make(sampler: str, strategy: Strategy, neighbors: int | None, seed: int) -> Any:
+    factory, neighbors_parameter = RESAMPLERS[sampler]
+    resampler = factory()
+    settings = {"sampling_strategy": strategy, "random_state": seed}
+    # The last part of a nested name: SMOTEENN does not hand its settings on to the SMOTE it was given.
+    given = {p: settings[p.split("__")[-1]] for p in resampler.get_params() if p.split("__")[-1] in settings}
+    if neighbors is not None and neighbors_parameter is not None:
+        given[neighbors_parameter] = neighbors
+    return resampler.set_params(**given)
+
+
+def _check_neighbors(
+    split: Split, sampler: str, resampler: Any, grow: list[int], classes: tuple[str, ...], config_key: str
+) -> None:
+    """Refuses a class that has fewer other examples than its neighbourhood needs."""
+    neighbors = resampler.get_params()[_SYNTHESIZERS[sampler][1]]
+    counts = np.bincount(split.y)
+    if not grow or counts[smallest := min(grow, key=lambda number: counts[number])] > neighbors:
+        return
+    count = int(counts[smallest])
+    fewer = f"--config.{config_key}.neighbors={count - 1} or " if count > 1 else ""
+    raise UserError(
+        f"config.{config_key}.sampler={sampler!r}: class {classes[smallest]!r} has {count} training "
+        f"example{'s' * (count > 1)}, too few for {neighbors} neighbors of each: set {fewer}--config.{config_key}.sampler=over"
+    )
+
+
+def _check_counts(
+    before: np.ndarray, after: np.ndarray, grow: list[int], sampler: str, classes: tuple[str, ...]
+) -> None:
+    """Refuses a result that lost a class, or that has not one of the examples asked for."""
+    old, new = np.bincount(before, minlength=len(classes)), np.bincount(after, minlength=len(classes))
+    names = lambda numbers: ", ".join(repr(classes[number]) for number in numbers)  # noqa: E731
+    if lost := np.flatnonzero((old > 0) & (new == 0)).tolist():
+        raise ValueError(f"it leaves no example of {names(lost)}")
+    stayed = [number for number in grow if new[number] <= old[number]]
+    if stayed and len(stayed) == len(grow):
+        raise ValueError(f"it adds no example of {names(stayed)}")
+    if stayed:
+        logging.warning("%s adds no example of %s", sampler, names(stayed))
+
+
+def _digest(split: Split, sampler: str, settings: dict[str, Any]) -> str:
+    """Names what the result depends on."""
+    versions = (imblearn.__version__, sklearn.__version__)
+    layout = [(array.shape, array.dtype.str) for array in (split.x, split.y)]
+    digest = hashlib.sha256(repr((sampler, sorted(settings.items()), versions, layout)).encode())
+    digest.update(np.ascontiguousarray(split.x))
+    digest.update(np.ascontiguousarray(split.y))
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Split | None:
+    try:
+        with np.load(path) as file:
+            return Split(file["x"], file["y"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+        logging.warning("%s cannot be read and is computed again: %s", path, error)
+        return None
+
+
+def _write(path: Path, split: Split) -> None:
+    """Puts the whole file there at once: neither a reader nor a kill sees a part of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            np.savez(Path(folder) / path.name, x=split.x, y=split.y)
+            os.replace(Path(folder) / path.name, path)
+    except OSError as error:
+        logging.warning("%s cannot be written; the next run resamples again: %s", path, error)

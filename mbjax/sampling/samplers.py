@@ -1,0 +1,91 @@
+"""Every sampler by its name."""
+
+from pathlib import Path
+from typing import Literal
+
+from mbjax import config
+from mbjax.sampling import stream
+from mbjax.sampling.resample import RESAMPLERS, resample
+from mbjax.sampling.stream import Strategy, Stream
+from mbjax.types import Split, UserError
+
+_INDEX_SAMPLERS = {
+    "natural": stream.natural,
+    "over": stream.over,
+    "under": stream.under,
+    "class_balanced": stream.class_balanced,
+}
+_STREAM_NUMBERS = {"train": 0, "support": 1, "query": 2}
+
+SAMPLERS = (*_INDEX_SAMPLERS, *RESAMPLERS)
+"""The valid names: index samplers first, then imbalanced-learn's resamplers."""
+
+
+def make_stream(
+    split: Split,
+    *,
+    sampler: str,
+    name: Literal["train", "support", "query"],
+    seed: int,
+    batch_size: int,
+    sampling_strategy: str | float | dict = "auto",
+    neighbors: int | None = None,
+    classes: tuple[str, ...],
+    cache_dir: Path | None,
+) -> Stream:
+    """The stream of examples that a sampler makes of a split.
+
+    Args:
+      split: the training examples.
+      sampler: a name of `SAMPLERS`. A resampler's output is read as `"natural"` reads the split.
+      name: which stream of the run; each draws its own random numbers, and messages name it.
+      seed: the run's seed.
+      batch_size: examples a batch. The order does not depend on it: see `Stream.indices`.
+      sampling_strategy: as imbalanced-learn's: a name, the ratio minority / majority (two classes), or counts
+        `{class name or number: count}`. `"natural"` has no use for it.
+      neighbors: `k_neighbors` of the SMOTE family, `n_neighbors` of ADASYN, NearMiss, AllKNN and
+        EditedNearestNeighbours; imbalanced-learn's default if None. Other samplers have no use for it.
+      classes: the class names in the order of the class numbers.
+      cache_dir: where resampled data is kept from run to run; None for nowhere.
+
+    Raises:
+      UserError: an unknown sampler; a strategy, class or resampler that does not fit the data.
+    """
+    if sampler not in SAMPLERS:
+        raise UserError(f"config.{name}.sampler={sampler!r}: choose one of {', '.join(SAMPLERS)}")
+    strategy = _strategy(sampling_strategy, classes, f"config.{name}.sampling_strategy={sampling_strategy!r}")
+    try:
+        if sampler in RESAMPLERS:
+            split = resample(
+                split, sampler=sampler, strategy=strategy, neighbors=neighbors, seed=seed, classes=classes,
+                cache_dir=cache_dir, config_key=name,
+            )  # fmt: skip
+        index_sampler = _INDEX_SAMPLERS.get(sampler, stream.natural)
+        epoch_length, take = index_sampler(split.y, strategy, (seed, _STREAM_NUMBERS[name]))
+    except (ValueError, RuntimeError) as error:  # imbalanced-learn's and scikit-learn's, sometimes of many lines
+        raise UserError(
+            f"config.{name}.sampler={sampler!r} with sampling_strategy={sampling_strategy!r} does not fit this data: "
+            f"{' '.join(str(error).split()).rstrip('.')}. Change either, e.g. --config.{name}.sampler=over"
+        ) from error
+    return Stream(split.x, split.y, epoch_length, take)
+
+
+def _strategy(value: str | float | dict, classes: tuple[str, ...], shown: str) -> Strategy:
+    """`sampling_strategy` with classes given by their numbers."""
+    value = config.sampling_strategy(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float | dict):
+        raise UserError(f"{shown}: give a name, a ratio such as 0.5, or counts such as \"{{'fraud': 500}}\"")
+    if not isinstance(value, dict):
+        return value
+    counts: dict[int, int] = {}
+    for label, count in value.items():
+        if str(label) in classes:  # a name before a number: labels may themselves be numbers
+            number = classes.index(str(label))
+        elif isinstance(label, int) and 0 <= label < len(classes):
+            number = label
+        else:
+            raise UserError(f"{shown}: there is no class {label!r} among {', '.join(classes)}")
+        if not isinstance(count, int) or count < 1 or number in counts:
+            raise UserError(f"{shown}: give class {classes[number]!r} one count, of at least 1")
+        counts[number] = count
+    return counts

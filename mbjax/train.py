@@ -1,0 +1,356 @@
+"""One run: configuration → data, samplers, model, method → the loop of updates, evaluations and checkpoints → scores."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import math
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import tqdm
+
+from mbjax import checkpoint, data, evaluate, losses, methods, models, report, sampling
+from mbjax import config as config_lib
+from mbjax.state import TrainState
+from mbjax.types import Dataset, UserError
+
+log = logging.getLogger("mbjax")
+Examples = dict[str, jax.Array]
+Advance = Callable[
+    [TrainState, Mapping[str, Examples], Mapping[str, jax.Array], int], tuple[TrainState, dict[str, jax.Array]]
+]
+
+
+class Interrupted(Exception):
+    """The run was told to stop by a signal and has saved its state."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(
+            f"stopped at update {step} by {signal.Signals(signum).name}; the same command goes on from there"
+        )
+        self.exit_status = 128 + signum
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that a configuration describes, built."""
+
+    dataset: Dataset
+    problem: methods.Problem
+    method: methods.Method
+    streams: Mapping[str, sampling.Stream]
+    updates: int
+
+
+def make_optimizer(
+    *, lr: float, momentum: float, nesterov: bool, weight_decay: float, schedule: str, updates: int
+) -> optax.GradientTransformation:
+    """SGD with momentum, and weight decay added to the gradient as PyTorch's SGD does."""
+    rate = optax.cosine_decay_schedule(lr, updates) if schedule == "cosine" else lr
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=momentum, nesterov=nesterov))
+
+
+def build(config: ml_collections.FrozenConfigDict) -> Experiment:
+    """Loads the data and builds the samplers, the model and the method of a valid configuration."""
+    dataset = data.load(config.task, seed=config.seed, **config.data)
+    sections = {
+        key: value.to_dict() for key, value in config.items() if isinstance(value, ml_collections.FrozenConfigDict)
+    }
+    model = models.build(**sections["model"], outputs=1 if len(dataset.classes) == 2 else len(dataset.classes))
+    loss_fn = losses.supervised_loss(model.apply, losses.cross_entropy)
+    problem = methods.Problem(model, loss_fn, optax.identity(), dataset.train.x[:1])
+    shapes = methods.build(config.method, problem, sections)  # without an optimiser: the schedule needs the updates
+    cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
+    streams = {
+        name: sampling.make_stream(
+            dataset.train, **sections[name], name=name, seed=config.seed, classes=dataset.classes, cache_dir=cache_dir
+        )
+        for name in shapes.streams
+    }
+    updates = config.updates
+    if updates is None:
+        epoch = streams[shapes.epoch_stream].epoch_length
+        updates = math.ceil(config.epochs * epoch / math.prod(shapes.streams[shapes.epoch_stream]))
+    problem = dataclasses.replace(problem, tx=make_optimizer(**config.optimizer, updates=updates))
+    return Experiment(dataset, problem, methods.build(config.method, problem, sections), streams, updates)
+
+
+def make_advance(method: methods.Method, updates_per_call: int) -> Advance:
+    """Makes `advance(state, examples, indices, count)`: `count` updates in one call of a compiled function.
+
+    `indices` has room for `updates_per_call` updates, of which the first `count` are done; so calls of any length
+    share one program and a resumed run repeats an uninterrupted one to the bit.
+
+    Returns:
+      The new state (the old one is donated) and the metrics of each update, `[updates_per_call]` each.
+    """
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def advance(state, examples, indices, count):
+        def update(k, state):
+            batches = {name: jax.tree.map(lambda a: a[rows[k]], examples[name]) for name, rows in indices.items()}
+            return method.step(state, batches)
+
+        def body(k, carry):
+            state, log = carry
+            state, metrics = update(k, state)
+            return state, jax.tree.map(lambda rows, value: rows.at[k].set(value), log, metrics)
+
+        shapes = jax.eval_shape(update, 0, state)[1]
+        log = jax.tree.map(lambda s: jnp.full((updates_per_call, *s.shape), jnp.nan, s.dtype), shapes)
+        return jax.lax.fori_loop(0, count, body, (state, log))
+
+    return advance
+
+
+def feed(
+    experiment: Experiment, start: int, boundaries: list[int], updates_per_call: int
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yields `(count, {stream: indices})` of each call; no call goes past a boundary."""
+    step = start
+    for boundary in boundaries:
+        while step < boundary:
+            count = min(updates_per_call, boundary - step)
+            indices = {}
+            for name, shape in experiment.method.streams.items():
+                rows = np.zeros((updates_per_call, *shape), np.int32)
+                rows[:count] = experiment.streams[name].indices(step, count, shape)
+                indices[name] = rows
+            yield count, indices
+            step += count
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT in a list, so that the loop can save before it leaves; a second one is not held."""
+    received: list[int] = []
+    before = {}
+
+    def handle(signum, frame):
+        received.append(signum)
+        signal.signal(signum, before[signum])
+
+    try:
+        before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        before = {}
+    try:
+        yield received
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def boundaries(updates: int, every: float, start: int) -> list[int]:
+    """The steps after `start` at which a run is evaluated and saved; the last is `updates`."""
+    interval = every * updates if every < 1 else every
+    stops = {round(interval * k) for k in range(1, math.ceil(updates / interval))}
+    return sorted(step for step in stops if start < step < updates) + [updates]
+
+
+class Folder:
+    """A run's folder: `config.json`, `metrics.jsonl`, `checkpoints/`, `result.json` and figures."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.result = path / "result.json"
+
+    def claim(self, config: ml_collections.FrozenConfigDict) -> None:
+        """Writes the configuration down, or checks that the one written is the same, but for where data lies."""
+        text = config.to_json_best_effort(indent=2, sort_keys=True)
+        file = self.path / "config.json"
+        if file.exists():
+            old, new = (_flatten(json.loads(t)) for t in (file.read_text(), text))
+            changed = [k for k in sorted(old | new) if k != "data.dir" and old.get(k) != new.get(k)]
+            if changed:
+                differences = ", ".join(f"{k} {old.get(k)!r} there, {new.get(k)!r} here" for k in changed[:3])
+                raise UserError(f"{self.path} holds a run of another config ({differences}): choose another --workdir")
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, text + "\n")
+        except OSError as error:
+            raise UserError(f"--workdir={self.path}: {error.strerror}") from None
+
+    def rewind(self, step: int) -> None:
+        """Drops the lines of updates after `step`, which a resumed run will write again."""
+        if self.metrics.exists():
+            lines = []
+            for line in self.metrics.read_text().splitlines():
+                with contextlib.suppress(json.JSONDecodeError):  # a kill can cut the last line short
+                    if json.loads(line)["step"] <= step:
+                        lines.append(line + "\n")
+            write_atomically(self.metrics, "".join(lines))
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def write_atomically(file: pathlib.Path, text: str) -> None:
+    part = file.with_name(file.name + ".part")
+    part.write_text(text)
+    os.replace(part, file)
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, sub in tree.items() for k, v in _flatten(sub, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def digest(dataset: Dataset) -> str:
+    """A digest of the training examples."""
+    sha = hashlib.sha256()
+    for array in (dataset.train.x, dataset.train.y):
+        sha.update(f"{array.dtype}{array.shape}".encode())
+        sha.update(np.ascontiguousarray(array))
+    return sha.hexdigest()
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Trains what a configuration describes, or goes on where a run in `workdir` stopped.
+
+    Returns:
+      What `result.json` holds; `["test"]` are the scores (see `mbjax.metrics.scores`).
+
+    Raises:
+      UserError: a mistake in the configuration or the data, or a loss that is not finite.
+      Interrupted: a signal came; the state is saved.
+    """
+    valid = config_lib.validate(config)
+    folder = Folder(pathlib.Path(workdir))
+    folder.claim(valid)
+    if folder.result.exists():
+        log.info("%s is finished; its result:", folder.path)
+        return json.loads(folder.result.read_text())
+    experiment = build(valid)
+    dataset = experiment.dataset
+    for note in dataset.notes:
+        log.info("data: %s", note)
+    evaluators = {
+        name: evaluate.make_evaluate(
+            experiment.problem.model,
+            split,
+            majority_class=int(dataset.class_counts.argmax()),
+            batch_size=valid.eval_batch_size,
+        )
+        for name, split in dataset.splits.items()
+    }
+    checkpoints = checkpoint.Checkpoints(folder.path / "checkpoints", keep=valid.keep_checkpoints, data=digest(dataset))
+    with contextlib.closing(checkpoints):
+        state = checkpoints.restore(experiment.method.init(valid.seed))
+        if start := int(state.step):
+            log.info("resuming at update %d of %d", start, experiment.updates)
+        folder.rewind(start)
+        started = time.monotonic()
+        state, row = _loop(experiment, state, evaluators, checkpoints, folder, valid)
+    result = {
+        "task": valid.task,
+        "method": valid.method,
+        "seed": valid.seed,
+        "updates": experiment.updates,
+        "seconds": round(time.monotonic() - started, 2),
+        "resumed_at": start,
+        "data": {
+            "source": dataset.source,
+            "notes": list(dataset.notes),
+            "classes": list(dataset.classes),
+            "class_counts": {
+                name: np.bincount(s.y, minlength=len(dataset.classes)).tolist() for name, s in dataset.splits.items()
+            },
+        },
+        "device": jax.devices()[0].device_kind,
+        **{name: row[name] for name in evaluators},
+    }
+    report.plot_run(folder.path, result)
+    write_atomically(folder.result, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _loop(
+    experiment: Experiment,
+    state: TrainState,
+    evaluators: Mapping[str, Callable[[TrainState], Any]],
+    checkpoints: checkpoint.Checkpoints,
+    folder: Folder,
+    config: ml_collections.FrozenConfigDict,
+) -> tuple[TrainState, dict[str, Any]]:
+    """Runs the updates that are left. Returns the last state and the last row of `metrics.jsonl`."""
+    step = int(state.step)
+    stops = boundaries(experiment.updates, config.eval_every, step)
+    examples = _on_device(experiment.streams)
+    advance = make_advance(experiment.method, config.updates_per_call)
+    blocks = sampling.prefetch(feed(experiment, step, stops, config.updates_per_call))
+    row: dict[str, Any] = {}
+    logs: list[dict[str, np.ndarray]] = []
+    progress = tqdm.tqdm(
+        total=experiment.updates, initial=step, unit="update", disable=not sys.stderr.isatty(), dynamic_ncols=True
+    )
+    with contextlib.closing(blocks), progress, stop_signals() as signals:
+        if not stops or step >= experiment.updates:
+            row = _evaluate(state, step, {}, evaluators)
+        for count, indices in blocks:
+            state, metrics = advance(state, examples, indices, count)
+            logs.append({name: np.asarray(values)[:count] for name, values in metrics.items()})
+            _check_finite(logs[-1]["loss"], step)
+            step += count
+            progress.update(count)
+            if step in stops:
+                row = _evaluate(state, step, _means(logs), evaluators)
+                folder.log(row)
+                checkpoints.save(state)
+                logs.clear()
+                _show(row, experiment.updates, progress)
+            if signals:
+                checkpoints.save(state)
+                raise Interrupted(signals[0], step)
+    return state, row
+
+
+def _on_device(streams: Mapping[str, sampling.Stream]) -> dict[str, Examples]:
+    """Puts each stream's examples on the device, arrays that streams share only once."""
+    arrays: dict[int, jax.Array] = {}
+    place = lambda array: arrays.setdefault(id(array), jnp.asarray(array))  # noqa: E731
+    return {name: {"x": place(stream.x), "y": place(stream.y)} for name, stream in streams.items()}
+
+
+def _check_finite(loss: np.ndarray, step: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(loss))
+    if bad.size:
+        raise UserError(
+            f"the loss is {loss[bad[0]]} at update {step + bad[0] + 1}: lower --config.optimizer.lr or "
+            "--config.meta.inner_lr, or look at the data; the checkpoints before it are kept"
+        )
+
+
+def _means(logs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    return {name: float(np.concatenate([log[name] for log in logs]).mean(dtype=np.float64)) for name in logs[0]}
+
+
+def _evaluate(
+    state: TrainState, step: int, train: dict[str, float], evaluators: Mapping[str, Callable[[TrainState], Any]]
+) -> dict[str, Any]:
+    return {"step": step, "updates": train, **{name: evaluator(state) for name, evaluator in evaluators.items()}}
+
+
+def _show(row: Mapping[str, Any], updates: int, progress: tqdm.tqdm) -> None:
+    name = "roc_auc" if "roc_auc" in row["test"] else "balanced_accuracy"
+    loss, score = row["updates"]["loss"], row["test"][name]
+    progress.set_postfix_str(f"loss {loss:.4f}, test {name} {score:.4f}")
+    if progress.disable:
+        log.info("update %d of %d: loss %.4f, test %s %.4f", row["step"], updates, loss, name, score)

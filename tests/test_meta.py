@@ -1,0 +1,382 @@
+"""The meta-step against closed forms, finite differences and itself, in float64."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, PartitionSpec
+
+from mbjax import models
+from mbjax.losses import supervised_loss
+from mbjax.meta import make_meta_step
+from mbjax.state import TrainState
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+PAIRS, SUPPORT, QUERY = 7, 6, 5
+
+
+class Net(nn.Module):
+    """A smooth network with everything that a pass may carry: BatchNorm and dropout."""
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Dense(4, use_bias=False)(x))
+        x = nn.Dropout(0.5, deterministic=not train)(nn.tanh(x))
+        return nn.Dense(3)(x)
+
+
+def problem(model: nn.Module, shape: tuple[int, ...], pairs: int = PAIRS) -> Any:
+    """Its loss and a function that makes the first state; support and query batches."""
+    rng = np.random.default_rng(0)
+    support, query = (
+        {
+            "x": jnp.array(rng.normal(size=(pairs, n, *shape))),
+            "y": jnp.array(rng.integers(2, size=(pairs, n)), jnp.int32),
+        }
+        for n in (SUPPORT, QUERY)
+    )
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(4), jnp.float32(support["x"][0]))
+    variables = jax.tree.map(lambda v: v.astype(jnp.float64), variables)
+    params = variables.pop("params")
+
+    def start(tx, step: int = 0):
+        # Copies, for the step takes its state's memory.
+        state = TrainState.create(params=params, tx=tx, rng=jax.random.key(5), model_state=variables)
+        return jax.tree.map(jnp.copy, state).replace(step=jnp.asarray(step, jnp.int32))
+
+    return supervised_loss(model.apply), start, support, query
+
+
+def meta_gradient(loss_fn, params, support, query, **options) -> Any:
+    """The gradient that the optimiser is given: the step of plain SGD with learning rate 1, backwards."""
+    tx = optax.sgd(1.0)
+    state = TrainState.create(params=jax.tree.map(jnp.copy, params), tx=tx, rng=jax.random.key(5))
+    new, _ = make_meta_step(loss_fn, tx, **options)(state, support, query)
+    return jax.tree.map(jnp.subtract, params, new.params)
+
+
+def assert_close(actual, expected, rtol: float = 1e-10):
+    """Relative to the largest element of each leaf: small elements are differences of large ones."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        if jnp.issubdtype(b.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(1e-300, np.abs(b).max()))
+
+
+# The quadratic: L_X(θ) = ½ θᵀAθ − aᵀθ with A = batch["A"], a = batch["a"]; L_Z likewise. Its gradient is Aθ − a, so
+# with θ' = θ − γ(A_X θ − a_X) the meta-gradient is (I − γ A_X)(A_Z θ' − a_Z) + β (A_X θ − a_X).
+
+
+def quadratic(params, model_state, batch, rng):
+    return 0.5 * params @ batch["A"] @ params - batch["a"] @ params, (model_state, {})
+
+
+def quadratic_batches(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(PAIRS, 4, 4))
+    return {"A": a + a.transpose(0, 2, 1), "a": rng.normal(size=(PAIRS, 4))}
+
+
+def closed_form(theta, support, query, *, inner_lr, beta=0.0, inner_steps=1, first_order=False):
+    total = np.zeros_like(theta)
+    for ax, a, az, z in zip(support["A"], support["a"], query["A"], query["a"], strict=True):
+        adapted = theta
+        for _ in range(inner_steps):
+            adapted = adapted - inner_lr * (ax @ adapted - a)
+        grad = az @ adapted - z
+        for _ in range(0 if first_order else inner_steps):
+            grad = grad - inner_lr * ax @ grad
+        total += grad + beta * (ax @ theta - a)
+    return total / len(support["A"])
+
+
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.parametrize(
+    ("grad_mode", "pairs_per_chunk"), [("reverse", 1), ("mixed", 1), ("mixed", 3), ("first_order", 1)]
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"inner_lr": 0.3},
+        {"inner_lr": 0.3, "beta": 0.7},
+        {"inner_lr": 0.2, "beta": 0.7, "inner_steps": 2},
+        {"inner_lr": 0.0},
+        {"inner_lr": 0.0, "beta": 0.7, "inner_steps": 2},
+    ],
+    ids=str,
+)
+def test_quadratic_has_its_closed_form(options, grad_mode, pairs_per_chunk):
+    theta, support, query = np.array([1.0, -2.0, 0.5, 3.0]), quadratic_batches(0), quadratic_batches(1)
+    actual = meta_gradient(
+        quadratic, jnp.array(theta), support, query, grad_mode=grad_mode, pairs_per_chunk=pairs_per_chunk, **options
+    )
+    expected = closed_form(theta, support, query, first_order=grad_mode == "first_order", **options)
+    assert_close(actual, expected, 1e-13)
+    if options == {"inner_lr": 0.0}:  # no adaptation: the plain gradient of the query losses
+        assert_close(actual, query["A"].mean(0) @ theta - query["a"].mean(0), 1e-13)
+
+
+def test_metrics_are_means_over_pairs_of_the_losses_before_and_after_the_adaptation():
+    theta, support, query = np.array([1.0, -2.0, 0.5, 3.0]), quadratic_batches(0), quadratic_batches(1)
+    tx = optax.sgd(1.0)
+    state = TrainState.create(params=jnp.array(theta), tx=tx, rng=jax.random.key(0))
+    state, metrics = make_meta_step(quadratic, tx, inner_lr=0.3, beta=0.7, inner_steps=2)(state, support, query)
+    adapted = np.stack([theta] * PAIRS)
+    for _ in range(2):
+        adapted = adapted - 0.3 * (np.einsum("pij,pj->pi", support["A"], adapted) - support["a"])
+    loss = lambda w, b: np.mean(np.einsum("pi,pij,pj->p", w, b["A"], w) / 2 - (b["a"] * w).sum(1))  # noqa: E731
+    assert metrics["support_loss"] == pytest.approx(loss(np.stack([theta] * PAIRS), support), rel=1e-12)
+    assert metrics["query_loss"] == pytest.approx(loss(adapted, query), rel=1e-12)
+    assert metrics["loss"] == pytest.approx(float(metrics["query_loss"] + 0.7 * metrics["support_loss"]), rel=1e-12)
+    assert set(metrics) == {"loss", "support_loss", "query_loss"}
+    assert state.step == 1
+
+
+NETWORKS = {
+    "mlp": (models.build("mlp", outputs=1, hidden=(8, 6), dropout=(0, 0.5)), (5,), 1.0),
+    "resnet": (models.build("resnet18", outputs=3, width=2, stages=(1, 1), dtype="float64"), (8, 8, 3), 0.1),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_reverse_mixed_and_finite_differences_agree_on_a_network(name):
+    model, shape, inner_lr = NETWORKS[name]
+    loss_fn, start, support, query = problem(model, shape, pairs=2)
+    tx = optax.sgd(1.0)
+    make = functools.partial(make_meta_step, loss_fn, tx, inner_lr=inner_lr, beta=0.5)
+    params = start(tx).params
+    results = {mode: make(grad_mode=mode)(start(tx), support, query) for mode in ("reverse", "mixed", "first_order")}
+    gradients = {
+        mode: ravel_pytree(jax.tree.map(jnp.subtract, params, state.params))[0] for mode, (state, _) in results.items()
+    }
+    assert_close(results["mixed"], results["reverse"])
+    # Along a random direction, by central differences of the meta-loss that the step reports.
+    flat, unravel = ravel_pytree(params)
+    direction = jax.random.normal(jax.random.key(9), flat.shape)
+    direction = direction / jnp.linalg.norm(direction)
+    step = make(grad_mode="mixed")
+    meta_loss = lambda t: step(start(tx).replace(params=unravel(flat + t * direction)), support, query)[1]["loss"]  # noqa: E731
+    slope = (meta_loss(1e-6) - meta_loss(-1e-6)) / 2e-6
+    slopes = {mode: float(direction @ gradient) for mode, gradient in gradients.items()}
+    assert slopes["mixed"] == pytest.approx(float(slope), rel=1e-6)
+    assert slopes["reverse"] == pytest.approx(float(slope), rel=1e-6)
+    assert abs(slopes["first_order"] - slopes["mixed"]) > 1e-3 * abs(slopes["mixed"])  # so the test can tell
+
+
+def test_any_chunk_gives_the_same_state_and_metrics():
+    loss_fn, start, support, query = problem(Net(), (5,))
+    tx = optax.sgd(0.5, momentum=0.9)
+    results = {}
+    for chunk in (1, 3, 4, PAIRS):
+        step = make_meta_step(loss_fn, tx, inner_lr=0.5, beta=0.5, pairs_per_chunk=chunk)
+        state, _ = step(start(tx), support, query)
+        results[chunk] = step(state, support, query)
+        assert_close(results[chunk], results[1])
+    state, metrics = results[1]
+    assert state.step == 2
+    assert set(metrics) == {"loss", "support_loss", "query_loss", "support_accuracy", "query_accuracy"}
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 2 * PAIRS])
+def test_a_second_call_traces_and_compiles_nothing(chunk):
+    loss_fn, start, support, query = problem(Net(), (5,))
+    traces = []
+
+    def counted(*args):
+        traces.append(None)
+        return loss_fn(*args)
+
+    tx = optax.sgd(0.1, momentum=0.9)
+    step: Any = make_meta_step(counted, tx, inner_lr=0.1, pairs_per_chunk=chunk)
+    state, _ = step(start(tx), support, query)
+    first = len(traces)
+    for _ in range(3):
+        state, _ = step(state, support, query)
+    assert len(traces) == first > 0
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "chunk"), [("shard_map", 1), ("shard_map", 2), ("shard_map without check_vma", 2), ("pmap", 3)]
+)
+def test_two_devices_equal_one(wrapper, chunk):
+    loss_fn, start, support, query = problem(Net(), (5,), pairs=6)
+    tx = optax.sgd(0.5, momentum=0.9)
+    make = functools.partial(make_meta_step, loss_fn, tx, inner_lr=0.5, beta=0.5, pairs_per_chunk=chunk)
+    one, one_step = start(tx), make()
+    step = make(axis_name="d")
+    if wrapper == "pmap":
+        split = lambda tree: jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), tree)  # noqa: E731
+        pmapped = jax.pmap(step, axis_name="d", in_axes=(None, 0, 0))
+        first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+        two_step = lambda state, *batches: first(pmapped(state, *map(split, batches)))  # noqa: E731
+    else:
+        replicated, spread = PartitionSpec(), PartitionSpec("d")
+        two_step = jax.jit(
+            jax.shard_map(
+                step,
+                mesh=Mesh(np.array(jax.devices()), ("d",)),
+                in_specs=(replicated, spread, spread),
+                out_specs=(replicated, replicated),
+                check_vma=wrapper == "shard_map",
+            )
+        )
+    two = start(tx)
+    for _ in range(2):
+        one, one_metrics = one_step(one, support, query)
+        two, two_metrics = two_step(two, support, query)
+    assert_close(two, one)
+    assert_close(two_metrics, one_metrics)
+
+
+def test_the_update_is_a_mean_over_pairs():
+    theta, support, query = jnp.array([1.0, -2.0, 0.5, 3.0]), quadratic_batches(0), quadratic_batches(1)
+    once = meta_gradient(quadratic, theta, support, query, inner_lr=0.3)
+    support, query = jax.tree.map(lambda x: np.concatenate([x, x]), (support, query))
+    assert_close(meta_gradient(quadratic, theta, support, query, inner_lr=0.3), once, 1e-13)
+
+
+def averaging(params, model_state, batch, rng):
+    """`θ·x` whose gradient is `x`, and a running mean of it with momentum 0.9 that it does not read."""
+    value = params * batch
+    return value, ({"mean": 0.9 * model_state["mean"] + 0.1 * value}, {})
+
+
+@pytest.mark.parametrize("inner_steps", [1, 2])
+@pytest.mark.parametrize("model_state_from", ["both", "support", "query"])
+def test_running_statistics_are_the_mean_over_pairs_of_each_pairs(model_state_from, inner_steps):
+    x, z, theta, mean, lr = np.array([1.0, 2.0, -4.0]), np.array([3.0, 0.5, 5.0]), 2.0, 7.0, 0.1
+    expected = []
+    for x_i, z_i in zip(x, z, strict=True):
+        adapted, state = theta, mean
+        for _ in range(inner_steps):
+            if model_state_from != "query":
+                state = 0.9 * state + 0.1 * adapted * x_i
+            adapted = adapted - lr * x_i
+        if model_state_from != "support":
+            state = 0.9 * state + 0.1 * adapted * z_i
+        expected.append(state)
+    tx = optax.sgd(1.0)
+    for chunk in (1, 2, 3):
+        state = TrainState.create(
+            params=jnp.array(theta), tx=tx, rng=jax.random.key(0), model_state={"mean": jnp.array(mean)}
+        )
+        step = make_meta_step(
+            averaging, tx, inner_lr=lr, inner_steps=inner_steps, model_state_from=model_state_from,
+            pairs_per_chunk=chunk,
+        )  # fmt: skip
+        state, _ = step(state, x, z)
+        assert state.model_state["mean"] == pytest.approx(np.mean(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("grad_mode", ["reverse", "mixed"])
+def test_running_statistics_reach_the_query_pass_without_a_gradient(grad_mode):
+    def loss_fn(params, model_state, batch, rng):
+        return params * batch * model_state, (model_state + params * batch, {})
+
+    tx = optax.sgd(1.0)
+    state = TrainState.create(params=jnp.array(2.0), tx=tx, rng=jax.random.key(0), model_state=jnp.array(3.0))
+    state, metrics = make_meta_step(loss_fn, tx, inner_lr=0.1, grad_mode=grad_mode)(
+        state, jnp.array([5.0]), jnp.array([7.0])
+    )
+    after_support = 3.0 + 2.0 * 5.0
+    assert metrics["query_loss"] == pytest.approx((2.0 - 0.1 * 5.0 * 3.0) * 7.0 * after_support)
+    assert 2.0 - state.params == pytest.approx(7.0 * after_support)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_every_step_pair_and_pass_has_its_own_key(chunk):
+    keys = []
+
+    def loss_fn(params, model_state, batch, rng):
+        jax.debug.callback(lambda key, tag: keys.append((*key.tolist(), tag.item())), jax.random.key_data(rng), batch)
+        return params**2, (model_state, {})
+
+    tx = optax.sgd(0.1)
+    state = TrainState.create(params=jnp.array(1.0), tx=tx, rng=jax.random.key(0))
+    step = make_meta_step(loss_fn, tx, inner_lr=0.1, inner_steps=2, pairs_per_chunk=chunk)
+    for _ in range(2):
+        state, _ = step(state, jnp.arange(3.0), 10 + jnp.arange(3.0))
+    jax.effects_barrier()
+    # Two steps of three pairs of two support passes and one query pass; recomputing a pass takes the pass's key.
+    assert len(set(keys)) == len({key[:-1] for key in keys}) == 2 * 3 * 3
+    assert len({key for key in keys if key[-1] >= 10}) == 2 * 3
+
+
+def test_the_key_of_a_step_depends_on_its_number_alone():
+    loss_fn, start, support, query = problem(Net(), (5,))
+    tx = optax.sgd(0.0)
+    step = make_meta_step(loss_fn, tx, inner_lr=0.5)
+    state, first = step(start(tx), support, query)
+    _, second = step(state.replace(model_state=start(tx).model_state), support, query)
+    _, resumed = step(start(tx, step=1), support, query)
+    assert first["loss"] != second["loss"]
+    np.testing.assert_array_equal(resumed["loss"], second["loss"])
+
+
+def test_the_state_is_donated():
+    loss_fn, start, support, query = problem(Net(), (5,))
+    tx = optax.sgd(0.1, momentum=0.9)
+    state = start(tx)
+    make_meta_step(loss_fn, tx, inner_lr=0.1)(state, support, query)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state, state.model_state)))
+
+
+def test_any_pytree_of_weights_and_any_optimiser():
+    def loss_fn(params, model_state, batch, rng):
+        w, [b, inner] = params
+        error = (batch["x"] @ w + b) * inner["scale"] - batch["y"]
+        return (error**2).mean(), (model_state, {})
+
+    rng = np.random.default_rng(0)
+    params = (jnp.array(rng.normal(size=3)), [jnp.array(0.5), {"scale": jnp.array(1.5)}])
+    support, query = ({"x": rng.normal(size=(4, n, 3)), "y": rng.normal(size=(4, n))} for n in (6, 5))
+
+    def mean_meta_loss(params):
+        total = 0.0
+        for i in range(4):
+            loss = lambda p, batch, i=i: loss_fn(p, {}, jax.tree.map(lambda x: x[i], batch), None)[0]  # noqa: E731
+            adapted = jax.tree.map(lambda p, g: p - 0.2 * g, params, jax.grad(loss)(params, support))
+            total += loss(adapted, query) / 4
+        return total
+
+    tx = optax.adam(0.1)
+    state = TrainState.create(params=jax.tree.map(jnp.copy, params), tx=tx, rng=jax.random.key(0))
+    state, _ = make_meta_step(loss_fn, tx, inner_lr=0.2, pairs_per_chunk=2)(state, support, query)
+    updates, opt_state = tx.update(jax.grad(mean_meta_loss)(params), tx.init(params))
+    assert_close(state.params, optax.apply_updates(params, updates))
+    assert_close(state.opt_state, opt_state)
+
+
+def test_float32_weights_stay_float32():
+    loss_fn, start, support, query = problem(Net(), (5,))
+    tx = optax.sgd(0.1, momentum=0.9)
+    to32 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.float64 else x, tree)  # noqa: E731
+    for mode in ("mixed", "reverse", "first_order"):
+        step = make_meta_step(loss_fn, tx, inner_lr=0.1, beta=0.5, grad_mode=mode)
+        state, _ = step(to32(start(tx)), to32(support), to32(query))
+        floats = jax.tree.leaves((state.params, state.opt_state, state.model_state))
+        assert {str(leaf.dtype) for leaf in floats} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grad_mode": "forward"}, "grad_mode='forward': choose one of mixed, reverse, first_order"),
+        ({"model_state_from": "none"}, "model_state_from='none': choose one of both, support, query"),
+        ({"pairs_per_chunk": 0}, "pairs_per_chunk=0: at least 1 is needed"),
+        ({"inner_steps": 0}, "inner_steps=0: at least 1 is needed"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_meta_step(quadratic, optax.sgd(0.1), inner_lr=0.1, **options)

@@ -1,0 +1,139 @@
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from mbjax import models
+from mbjax.models.resnet import convolve
+from mbjax.types import UserError
+
+
+def init(model: nn.Module, x: jax.Array) -> Any:
+    return jax.jit(lambda: model.init(jax.random.key(1), x, train=False))()
+
+
+def apply(model: nn.Module, variables: Any, x: jax.Array, **kwargs: Any) -> Any:
+    return jax.jit(lambda variables, x: model.apply(variables, x, **kwargs))(variables, x)
+
+
+def count(tree) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def test_the_papers_networks_have_their_number_of_weights():
+    x = jnp.zeros((2, 12))
+    loan = models.build("mlp", outputs=1, hidden=(25,), dropout=())
+    params = init(loan, x)["params"]
+    assert count(params) == 12 * 25 + 25 + 25 + 1
+    fraud = models.build("mlp", outputs=1, hidden=[16, 24, 20, 24], dropout=[0, 0.5, 0, 0])
+    params = init(fraud, jnp.zeros((2, 29)))["params"]
+    assert count(params) == 29 * 16 + 16 + 16 * 24 + 24 + 24 * 20 + 20 + 20 * 24 + 24 + 24 + 1
+    resnet = models.build("resnet18", outputs=10)
+    shapes = jax.eval_shape(lambda: init(resnet, jnp.zeros((2, 32, 32, 3))))
+    assert count(shapes["params"]) == 11_173_962  # torchvision-style ResNet-18 with a 3×3 stem and ten classes
+
+
+def test_mlp_drops_after_the_layer_that_is_named_and_only_in_training(strict_dtypes):
+    model = models.build("mlp", outputs=1, hidden=(3, 400), dropout=(0, 0.25))
+    x = jax.random.normal(jax.random.key(0), (50, 2, 2))
+    variables = init(model, x)
+    kernels = [variables["params"][f"Dense_{i}"]["kernel"] for i in range(3)]
+    hidden = nn.relu(nn.relu(x.reshape(50, 4) @ kernels[0]) @ kernels[1])
+    np.testing.assert_allclose(apply(model, variables, x, train=False), hidden @ kernels[2], rtol=1e-4, atol=1e-5)
+    # With the last layer summing, the output is Σ kept h / 0.75: every layer before it must be intact.
+    variables = {"params": {**variables["params"], "Dense_2": {"kernel": jnp.ones((400, 1)), "bias": jnp.zeros(1)}}}
+    out = apply(model, variables, x, train=True, rngs={"dropout": jax.random.key(2)})
+    ratio = jnp.asarray(out).sum() / hidden.sum()
+    assert 0.97 < ratio < 1.03
+    assert np.abs(np.asarray(out)[:, 0] - hidden.sum(1)).max() > 0.1
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 3])
+def test_both_convolutions_equal_pytorchs(x64, strict_dtypes, size, stride):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 5))
+    expected = torch.nn.functional.conv2d(
+        torch.tensor(np.asarray(x)).permute(0, 3, 1, 2),
+        torch.tensor(np.asarray(kernel)).permute(3, 2, 0, 1),
+        stride=stride,
+        padding=size // 2,
+    ).permute(0, 2, 3, 1)
+    for implementation in ("matmul", "lax", "auto"):
+        np.testing.assert_allclose(convolve(x, kernel, stride, implementation), expected.numpy(), rtol=1e-10)
+
+
+def test_resnet_gives_the_same_logits_gradients_and_statistics_with_either_convolution(x64):
+    x = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    results = []
+    for conv in ("matmul", "lax"):
+        model = models.build("resnet18", outputs=5, width=2, stages=[1, 2], dtype="float64", conv=conv)
+        variables = jax.tree.map(lambda v: v.astype(jnp.float64), init(model, x))
+
+        def loss(params, model=model, stats=variables["batch_stats"]):
+            logits, new = model.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
+            return (logits**2).sum(), (logits, new)
+
+        results.append(jax.jit(jax.grad(loss, has_aux=True))(variables["params"]))
+    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), *results)
+    assert results[0][1][0].shape == (4, 5)
+
+
+def test_resnet_in_bfloat16_keeps_weights_and_statistics_in_float32():
+    x = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    half, full = (models.build("resnet18", outputs=5, width=4, stages=(1, 1), dtype=d) for d in ("bfloat16", "float32"))
+    variables = init(half, x)
+    logits, new = apply(half, variables, x, train=True, mutable=["batch_stats"])
+    expected, _ = apply(full, variables, x, train=True, mutable=["batch_stats"])
+    assert {str(v.dtype) for v in jax.tree.leaves((variables, new, logits))} == {"float32"}
+    assert 0 < np.abs(np.asarray(logits) - np.asarray(expected)).max() < 0.3
+
+
+def test_batch_norm_uses_running_statistics_of_momentum_09_at_test():
+    model = models.build("resnet18", outputs=2, width=2, stages=(1,))
+    x = 3.0 + jax.random.normal(jax.random.key(0), (16, 8, 8, 3))
+    variables = init(model, x)
+    stem = convolve(x, variables["params"]["Conv_0"]["kernel"], 1)
+    _, new = apply(model, variables, x, train=True, mutable=["batch_stats"])
+    statistics = new["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(statistics["mean"], 0.1 * stem.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * stem.var((0, 1, 2)), rtol=1e-4)
+    alone = apply(model, variables, x[:1], train=False)
+    np.testing.assert_allclose(alone, apply(model, variables, x, train=False)[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_cnn_takes_digits_with_and_without_a_channel_axis(strict_dtypes):
+    model = models.build("cnn", outputs=10, channels=[4, 8], hidden=(), dropout=())
+    x = jax.random.uniform(jax.random.key(0), (3, 8, 8))
+    variables = init(model, x)
+    assert variables["params"]["Dense_0"]["kernel"].shape == (4 * 4 * 8, 10)
+    logits = apply(model, variables, x, train=False)
+    np.testing.assert_array_equal(logits, apply(model, variables, x[..., None], train=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mpl", {}, r"config.model.name='mpl': choose one of mlp, cnn, resnet18"),
+        ("mlp", {"widht": 3}, r"config.model.widht=3: the model 'mlp' has no such option; it has hidden, dropout"),
+        ("resnet18", {"hidden": (64,)}, r"config.model.hidden=\(64,\).*it has width, stages, dtype, conv"),
+        (
+            "mlp",
+            {"hidden": (3, 4), "dropout": (0.5,)},
+            r"config.model.dropout=\(0.5,\): give one rate for each of the 2",
+        ),
+        ("mlp", {"hidden": (3,), "dropout": (1.0,)}, r"config.model.dropout=\(1.0,\): rates from 0 to below 1"),
+        ("mlp", {"hidden": (0,)}, r"config.model.hidden=\(0,\): at least 1"),
+        ("resnet18", {"dtype": "float16"}, r"config.model.dtype='float16': choose one of float32, bfloat16"),
+        ("resnet18", {"conv": "fft"}, r"config.model.conv='fft': choose one of auto, matmul, lax"),
+        ("resnet18", {"stages": ()}, r"config.model.stages=\(\): at least 1"),
+    ],
+)
+def test_mistakes_name_the_key_and_the_way_out(name, options, message):
+    with pytest.raises(UserError, match=message):
+        models.build(name, outputs=1, **options)

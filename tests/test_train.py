@@ -1,0 +1,312 @@
+"""Whole runs: scores, folders, resuming to the bit, and what the user reads when something is wrong."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from mbjax import checkpoint, report, train
+from mbjax import config as config_lib
+from mbjax.types import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+REAL = os.environ.get("MBJAX_DATA_DIR", "")
+needs_loan = pytest.mark.skipif(
+    not REAL or not (pathlib.Path(REAL) / "loan_data.csv").exists(), reason="loan_data.csv is not in MBJAX_DATA_DIR"
+)
+
+
+def small_config(method="metabalance", **overrides):
+    config = config_lib.base()
+    config.method = method
+    config.data.update(minority_count=5, test_count=20)
+    config.model.update(hidden=(16, 16), dropout=(0.5, 0.0))
+    config.query.sampler = "class_balanced"
+    config.meta.update(steps=6, pairs_per_chunk=4)
+    config.update(updates=30, eval_every=10, updates_per_call=4)
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def final_params(workdir, config):
+    experiment = train.build(config_lib.validate(config))
+    checkpoints = checkpoint.Checkpoints(
+        pathlib.Path(workdir) / "checkpoints", keep=3, data=train.digest(experiment.dataset)
+    )
+    state = checkpoints.restore(experiment.method.init(config.seed))
+    checkpoints.close()
+    assert int(state.step) == experiment.updates
+    return jax.tree.map(np.asarray, (state.params, state.opt_state))
+
+
+def assert_same_bits(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def run_main(*arguments, cwd=ROOT, env=None, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+    return subprocess.run(
+        [sys.executable, "-m", "mbjax.main", *map(str, arguments)],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["metabalance", "erm"])
+def test_a_run_learns_and_leaves_its_folder(method, tmp_path):
+    config = small_config(method, updates=300 if method == "erm" else 100, eval_every=0.5)
+    result = train.train_and_evaluate(config, tmp_path)
+    assert result["test"]["balanced_accuracy"] > 0.2  # 0.1 by chance
+    assert len(result["test"]["class_accuracy"]) == 10
+    assert result["data"]["class_counts"]["train"][0] == 5
+    assert result["data"]["class_counts"]["test"] == [20] * 10
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [result["updates"] // 2, result["updates"]]
+    assert rows[-1]["updates"]["loss"] < rows[0]["updates"]["loss"]
+    assert rows[-1]["test"] == result["test"]
+    for name in ("training.png", "class_accuracy.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "config.json").read_text())["meta"]["steps"] == 6
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    again = train.train_and_evaluate(config, tmp_path)  # finished: nothing is trained again
+    assert again == result
+
+
+def test_epochs_are_passes_over_the_query_stream():
+    config = small_config(epochs=3)
+    config.updates = None
+    experiment = train.build(config_lib.validate(config))
+    # class_balanced: an epoch is as long as random over-sampling's, 10 classes as large as the largest
+    per_epoch = 10 * int(experiment.dataset.class_counts.max())
+    assert experiment.updates == -(-3 * per_epoch // (6 * config.query.batch_size))
+
+
+def test_boundaries():
+    assert train.boundaries(100, 0.25, 0) == [25, 50, 75, 100]
+    assert train.boundaries(10, 4, 0) == [4, 8, 10]
+    assert train.boundaries(10, 4, 4) == [8, 10]
+    assert train.boundaries(3, 0.01, 0) == [1, 2, 3]
+
+
+def test_calls_of_any_length_give_the_same_bits(tmp_path):
+    params = []
+    for per_call in (1, 7, 30):
+        config = small_config(updates_per_call=per_call)
+        train.train_and_evaluate(config, tmp_path / str(per_call))
+        params.append(final_params(tmp_path / str(per_call), config))
+    assert_same_bits(params[0], params[1])
+    assert_same_bits(params[0], params[2])
+
+
+def test_training_compiles_once():
+    experiment = train.build(config_lib.validate(small_config()))
+    advance = train.make_advance(experiment.method, 4)
+    examples = train._on_device(experiment.streams)
+    state = experiment.method.init(0)
+    for count, indices in train.feed(experiment, 0, [10, 15], 4):
+        state, _ = advance(state, examples, indices, count)
+    assert int(state.step) == 15
+    assert advance._cache_size() == 1
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.15, 0.4])
+def test_a_killed_run_resumes_to_the_bit(delay, tmp_path):
+    options = ["--config.updates=400", "--config.eval_every=20", "--config.updates_per_call=7", "--config.meta.steps=8"]
+    command = ["--config=configs/digits.py", *options]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run_main(*command, f"--workdir={whole}").returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mbjax.main", *command, f"--workdir={killed}"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (killed / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = run_main(*command, f"--workdir={killed}")
+    assert finished.returncode == 0, finished.stderr
+    result, expected = (json.loads((d / "result.json").read_text()) for d in (killed, whole))
+    assert result["test"] == expected["test"]
+    rows = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert rows == list(range(20, 401, 20))
+    config = small_config()
+    config = _config_of(command)
+    assert_same_bits(final_params(killed, config), final_params(whole, config))
+
+
+def _config_of(command):
+    namespace: dict = {}
+    exec((ROOT / "configs/digits.py").read_text(), namespace)
+    config = namespace["get_config"]()
+    for option in command[1:]:
+        key, value = option.removeprefix("--config.").split("=")
+        config.update_from_flattened_dict({key: int(value)})
+    return config
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_saves_and_goes_on(signum, tmp_path):
+    command = ["--config=configs/digits.py", "--config.updates=100000", "--config.eval_every=50000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mbjax.main", *command, f"--workdir={tmp_path}"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoints").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(4)
+    process.send_signal(signum)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, stderr
+    assert f"by {signum.name}; the same command goes on" in stderr
+    assert "Traceback" not in stderr
+    saved = [int(d.name) for d in (tmp_path / "checkpoints").iterdir() if d.name.isdigit()]
+    assert len(saved) == 1
+    assert 0 < saved[0] < 100000
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
+    config = small_config()
+    train.train_and_evaluate(config, tmp_path)
+    expected = final_params(tmp_path, config)
+    (tmp_path / "result.json").unlink()
+    for file in (tmp_path / "checkpoints" / "30").rglob("*"):
+        if file.is_file() and file.stat().st_size > 1:
+            os.truncate(file, file.stat().st_size // 2)
+    with caplog.at_level("WARNING"):
+        result = train.train_and_evaluate(config, tmp_path)
+    assert "checkpoint 30 is damaged" in caplog.text
+    assert result["resumed_at"] == 20
+    assert_same_bits(final_params(tmp_path, config), expected)
+
+
+def test_other_data_under_the_same_config_is_refused(tmp_path):
+    table = tmp_path / "t.csv"
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=200), "label": rng.integers(0, 2, 200)})
+    frame.to_csv(table, index=False)
+    config = table_config(table)
+    train.train_and_evaluate(config, tmp_path / "w")
+    (tmp_path / "w" / "result.json").unlink()
+    frame.assign(a=-frame.a).to_csv(table, index=False)
+    with pytest.raises(UserError, match="other data"):
+        train.train_and_evaluate(config, tmp_path / "w")
+
+
+def table_config(path, method="erm", **overrides):
+    config = config_lib.base()
+    config.task = "tabular"
+    config.method = method
+    config.data.update(path=str(path), target="label")
+    config.update(updates=20, eval_every=10)
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def write_table(path, labels, **columns):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=len(labels)), **columns, "label": labels})
+    frame.to_csv(path, index=False)
+    return path
+
+
+BAD_TABLES = {
+    "missing file": (lambda d: d / "nowhere.csv", {}, "nowhere.csv"),
+    "missing target": (lambda d: write_table(d / "t.csv", [0, 1] * 50), {"data.target": "outcome"}, "outcome"),
+    "one class": (lambda d: write_table(d / "t.csv", ["no"] * 50), {}, "no"),
+    "no rows": (lambda d: write_table(d / "t.csv", []), {}, "row"),
+    "class too small for SMOTE": (
+        lambda d: write_table(d / "t.csv", ["yes"] * 5 + ["no"] * 95), {"train.sampler": "smote"}, "'yes'",
+    ),
+    "class without a test example": (
+        lambda d: write_table(d / "t.csv", ["yes"] * 1 + ["no"] * 99), {}, "'yes'",
+    ),
+    "unknown method": (lambda d: write_table(d / "t.csv", [0, 1] * 50), {"method": "magic"}, "metabalance"),
+    "unknown sampler": (lambda d: write_table(d / "t.csv", [0, 1] * 50), {"train.sampler": "smoot"}, "smote"),
+    "unknown task": (lambda d: write_table(d / "t.csv", [0, 1] * 50), {"task": "mnist"}, "digits"),
+    "unknown model": (lambda d: write_table(d / "t.csv", [0, 1] * 50), {"model.name": "vit"}, "mlp"),
+    "a learning rate below 0": (lambda d: write_table(d / "t.csv", [0, 1] * 50), {"optimizer.lr": -1.0}, "lr"),
+    "NaN loss": (
+        lambda d: write_table(d / "t.csv", [0, 1] * 50),
+        {"optimizer.lr": 1e30, "optimizer.weight_decay": 1.0, "updates": 100}, "at update",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_bad_input_is_one_clear_line(case, tmp_path):
+    make, overrides, named = BAD_TABLES[case]
+    with pytest.raises(UserError) as error:
+        train.train_and_evaluate(table_config(make(tmp_path), **overrides), tmp_path / "w")
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_non_finite_loss_names_its_step():
+    with pytest.raises(UserError, match="nan at update 12:"):
+        train._check_finite(np.array([1.0, np.nan, np.inf]), 10)
+
+
+def test_a_folder_of_another_config_is_refused(tmp_path):
+    train.train_and_evaluate(small_config(), tmp_path)
+    with pytest.raises(UserError, match=r"another config \(optimizer.lr 0.02 there, 0.5 here\)"):
+        train.train_and_evaluate(small_config(**{"optimizer.lr": 0.5}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--config=configs/digits.py", "--config.optimizer.rate=1"], "rate"),
+        (["--config=configs/digits.py", "--config.method=magic"], "magic"),
+        (["--config=configs/nowhere.py"], "nowhere.py"),
+        (["--config=configs/digits.py", "--config.updates=many"], "many"),
+        (["--config=configs/digits.py", "config.updates=3"], "config.updates=3"),
+        (["--config=configs/loan.py", "--config.data.dir=/nonexistent"], "loan_data.csv"),
+        ([], "config"),
+    ],
+)
+def test_the_command_line_leaves_with_one_line_and_a_status(arguments, named, tmp_path):
+    finished = run_main(*arguments, f"--workdir={tmp_path / 'w'}")
+    assert finished.returncode not in (0, 1), finished.stderr
+    assert named in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_report_pairs_runs_by_seed(tmp_path):
+    folders = []
+    for method in ("erm", "metabalance"):
+        for seed in (0, 1, 2):
+            folders.append(tmp_path / f"{method}{seed}")
+            train.train_and_evaluate(small_config(method, seed=seed, updates=5, eval_every=5), folders[-1])
+    runs = report.load_runs(folders)
+    assert list(runs["run"]) == ["erm"] * 3 + ["metabalance"] * 3
+    a, b = (runs[runs.run == name].set_index("seed").accuracy for name in ("metabalance", "erm"))
+    mean, half, seeds = report.paired_difference(a, b)
+    difference = (a - b).to_numpy()
+    assert mean == pytest.approx(difference.mean())
+    assert half == pytest.approx(4.302653 * difference.std(ddof=1) / np.sqrt(3), rel=1e-6)
+    assert seeds == 3
+    table = report.compare_runs(runs)
+    assert table.count("\n") == 3
+    assert "| metabalance | 3 |" in table
+
+
+@needs_loan
+@pytest.mark.parametrize(("method", "updates"), [("metabalance", 192), ("erm", 31930)])
+def test_the_loan_task_on_real_data(method, updates, tmp_path):
+    finished = run_main(f"--config=configs/loan.py:{method}", f"--workdir={tmp_path}")
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["updates"] == updates
+    assert result["data"]["class_counts"] == {"train": [6436, 1226], "test": [1609, 307]}
+    assert 0.62 < result["test"]["roc_auc"] < 0.72
