@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -64,9 +65,9 @@ class Checkpoints:
             return items.state
         return like
 
-    def _restore(self, step: int, like: TrainState) -> ocp.args.Composite:
+    def _restore(self, step: int, like: TrainState) -> Any:
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = self._manager.restore(
+        items: Any = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(target),  # pyright: ignore[reportCallIssue]

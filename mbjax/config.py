@@ -2,12 +2,19 @@
 
 import ast
 import math
+from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 from ml_collections import ConfigDict, config_dict
 
 from mbjax.types import UserError
 
+CHOICES = {
+    "meta.grad_mode": ("mixed", "reverse", "first_order"),
+    "meta.model_state_from": ("both", "support", "query"),
+    "optimizer.schedule": ("constant", "cosine"),
+}
 SAMPLING_STRATEGIES = ("auto", "majority", "minority", "not majority", "not minority", "all")
 
 
@@ -91,6 +98,13 @@ def sampling_strategy(value: str | float | dict) -> str | float | dict:
     return value.to_dict() if isinstance(value, ConfigDict) else value
 
 
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, sub in tree.items() for k, v in flatten(sub, f"{prefix}.{key}" if prefix else key).items()}
+
+
 def validate(config: ConfigDict) -> ml_collections.FrozenConfigDict:
     """Checks ranges and returns the configuration frozen.
 
@@ -98,36 +112,26 @@ def validate(config: ConfigDict) -> ml_collections.FrozenConfigDict:
       UserError: a value out of its range; the message names the key, the value and what is allowed.
     """
 
-    def check(key: str, ok: bool, wanted: str) -> None:
-        if not ok:
-            value = config
-            for part in key.split("."):
-                value = value[part]
-            raise UserError(f"config.{key}={value!r}: {wanted}")
+    values = flatten(config.to_dict())
 
-    finite = lambda x: isinstance(x, int | float) and math.isfinite(x)  # noqa: E731
-    for name in ("train", "support", "query"):
-        check(f"{name}.batch_size", config[name].batch_size >= 1, "at least 1 is needed")
-        sampling_strategy(config[name].sampling_strategy)
-    for key, choices in (
-        ("meta.grad_mode", ("mixed", "reverse", "first_order")),
-        ("meta.model_state_from", ("both", "support", "query")),
-        ("optimizer.schedule", ("constant", "cosine")),
+    def check(key: str, wanted: str, valid: Callable[[Any], bool]) -> None:
+        if not valid(values[key]):
+            raise UserError(f"config.{key}={values[key]!r}: {wanted}")
+
+    for key in (
+        *(f"{name}.batch_size" for name in ("train", "support", "query")),
+        *(f"meta.{name}" for name in ("steps", "inner_steps", "pairs_per_chunk")),
+        *("eval_batch_size", "updates_per_call", "keep_checkpoints"),
     ):
-        section, name = key.split(".")
-        check(key, config[section][name] in choices, f"choose one of {', '.join(choices)}")
-    for name in ("steps", "inner_steps", "pairs_per_chunk"):
-        check(f"meta.{name}", config.meta[name] >= 1, "at least 1 is needed")
-    for name in ("inner_lr", "beta"):
-        check(f"meta.{name}", finite(config.meta[name]) and config.meta[name] >= 0, "a number of at least 0 is needed")
-    check("optimizer.lr", finite(config.optimizer.lr) and config.optimizer.lr > 0, "a number above 0 is needed")
-    check("optimizer.momentum", 0 <= config.optimizer.momentum < 1, "a number from 0 to below 1 is needed")
-    check("optimizer.weight_decay", config.optimizer.weight_decay >= 0, "a number of at least 0 is needed")
-    check("epochs", config.epochs > 0, "a number above 0 is needed")
-    check("updates", config.updates is None or config.updates >= 1, "at least 1 is needed")
-    check("eval_every", config.eval_every > 0, "a share of the updates or a number of updates above 0 is needed")
-    check("eval_batch_size", config.eval_batch_size >= 1, "at least 1 is needed")
-    check("updates_per_call", config.updates_per_call >= 1, "at least 1 is needed")
-    check("keep_checkpoints", config.keep_checkpoints >= 1, "at least 1 is needed")
-    check("seed", config.seed >= 0, "at least 0 is needed")
+        check(key, "at least 1 is needed", lambda x: x >= 1)
+    for key in ("meta.inner_lr", "meta.beta", "optimizer.weight_decay", "seed"):
+        check(key, "a number of at least 0 is needed", lambda x: math.isfinite(x) and x >= 0)
+    for key in ("optimizer.lr", "epochs", "eval_every"):
+        check(key, "a number above 0 is needed", lambda x: math.isfinite(x) and x > 0)
+    check("optimizer.momentum", "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
+    check("updates", "at least 1 is needed, or None for config.epochs to decide", lambda x: x is None or x >= 1)
+    for key, choices in CHOICES.items():
+        check(key, f"choose one of {', '.join(choices)}", choices.__contains__)
+    for name in ("train", "support", "query"):
+        sampling_strategy(config[name].sampling_strategy)  # pyright: ignore
     return ml_collections.FrozenConfigDict(config)

@@ -26,7 +26,11 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("mbjax").setLevel(logging.INFO)
     config = _CONFIG.value
-    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=str).encode()).hexdigest()[:8]
+    try:
+        settings = config.to_dict()
+    except OSError as error:  # a file that could not be loaded says so only when it is used
+        raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from None
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
     workdir = _WORKDIR.value or os.path.join("runs", f"{config.task}-{config.method}-{digest}")
     result = train.train_and_evaluate(config, workdir)
     print(report.describe(result))

@@ -41,7 +41,8 @@ def scores(probabilities: np.ndarray, labels: np.ndarray, *, majority_class: int
     probabilities = np.asarray(probabilities, np.float64)
     classes = np.arange(probabilities.shape[1])
     predicted = probabilities.argmax(1)
-    class_accuracy = sk.recall_score(labels, predicted, labels=classes, average=None)
+    confusion = sk.confusion_matrix(labels, predicted, labels=classes)
+    class_accuracy = confusion.diagonal() / confusion.sum(1)
     result: Scores = {}
     if len(classes) == 2:
         result["roc_auc"] = float(sk.roc_auc_score(labels, probabilities[:, 1]))

@@ -1,4 +1,4 @@
-"""One run: configuration → data, samplers, model, method → the loop of updates, evaluations and checkpoints → scores."""
+"""One run: configuration → data, samplers, model, method → updates, evaluations and checkpoints → scores."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ from mbjax.types import Dataset, UserError
 log = logging.getLogger("mbjax")
 Examples = dict[str, jax.Array]
 Advance = Callable[
-    [TrainState, Mapping[str, Examples], Mapping[str, jax.Array], int], tuple[TrainState, dict[str, jax.Array]]
+    [TrainState, Mapping[str, Examples], Mapping[str, np.ndarray], int], tuple[TrainState, dict[str, jax.Array]]
 ]
 
 
@@ -101,19 +101,23 @@ def make_advance(method: methods.Method, updates_per_call: int) -> Advance:
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state, examples, indices, count):
         def update(k, state):
-            batches = {name: jax.tree.map(lambda a: a[rows[k]], examples[name]) for name, rows in indices.items()}
+            batches = {name: _take(examples[name], rows[k]) for name, rows in indices.items()}
             return method.step(state, batches)
 
         def body(k, carry):
-            state, log = carry
+            state, rows = carry
             state, metrics = update(k, state)
-            return state, jax.tree.map(lambda rows, value: rows.at[k].set(value), log, metrics)
+            return state, jax.tree.map(lambda row, value: row.at[k].set(value), rows, metrics)
 
         shapes = jax.eval_shape(update, 0, state)[1]
-        log = jax.tree.map(lambda s: jnp.full((updates_per_call, *s.shape), jnp.nan, s.dtype), shapes)
-        return jax.lax.fori_loop(0, count, body, (state, log))
+        rows = jax.tree.map(lambda s: jnp.full((updates_per_call, *s.shape), jnp.nan, s.dtype), shapes)
+        return jax.lax.fori_loop(0, count, body, (state, rows))
 
     return advance
+
+
+def _take(examples: Examples, rows: jax.Array) -> Examples:
+    return {name: array[rows] for name, array in examples.items()}
 
 
 def feed(
@@ -158,7 +162,7 @@ def boundaries(updates: int, every: float, start: int) -> list[int]:
     """The steps after `start` at which a run is evaluated and saved; the last is `updates`."""
     interval = every * updates if every < 1 else every
     stops = {round(interval * k) for k in range(1, math.ceil(updates / interval))}
-    return sorted(step for step in stops if start < step < updates) + [updates]
+    return [*sorted(step for step in stops if start < step < updates), updates]
 
 
 class Folder:
@@ -174,7 +178,7 @@ class Folder:
         text = config.to_json_best_effort(indent=2, sort_keys=True)
         file = self.path / "config.json"
         if file.exists():
-            old, new = (_flatten(json.loads(t)) for t in (file.read_text(), text))
+            old, new = (config_lib.flatten(json.loads(t)) for t in (file.read_text(), text))
             changed = [k for k in sorted(old | new) if k != "data.dir" and old.get(k) != new.get(k)]
             if changed:
                 differences = ", ".join(f"{k} {old.get(k)!r} there, {new.get(k)!r} here" for k in changed[:3])
@@ -207,18 +211,12 @@ def write_atomically(file: pathlib.Path, text: str) -> None:
     os.replace(part, file)
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for key, sub in tree.items() for k, v in _flatten(sub, f"{prefix}.{key}" if prefix else key).items()}
-
-
 def digest(dataset: Dataset) -> str:
     """A digest of the training examples."""
     sha = hashlib.sha256()
     for array in (dataset.train.x, dataset.train.y):
         sha.update(f"{array.dtype}{array.shape}".encode())
-        sha.update(np.ascontiguousarray(array))
+        sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()
 
 

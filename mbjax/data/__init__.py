@@ -26,7 +26,7 @@ def load(task: str, *, seed: int, **options: Any) -> Dataset:
       **options: `config.data`. Options that are unset (`""`, `None` or `()`) are left to the loader's default.
 
     Returns:
-      The data set: at least two classes, each with an example in every split, and finite features.
+      The data set: two classes or more, each with an example in every split, and finite features.
 
     Raises:
       UserError: an unknown task, an option that the task does not take, or data that one cannot train and test on.

@@ -19,12 +19,9 @@ ROWS, FRAUDS = 284_807, 492
 def load(
     *, seed: int, dir: str = "", test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True
 ) -> Dataset:
-    """Loads the first of `FILES` that is there. Payments that are equal in all but `Time` stay on one side of a split.
+    """Loads the first of `FILES` that is there; the arguments are those of `mbjax.data.tabular.load`.
 
-    Args:
-      seed: of the split.
-      dir: the data folder; see `mbjax.data.sources.data_dir`.
-      test_share, validation_share, stratify: see `mbjax.data.splits.split_indices`.
+    Payments that are equal in all but `Time` stay on one side of a split.
 
     Returns:
       `x` `[n, 29]` float32: `FEATURES`; V1 to V28 as they are (principal components), the amount scaled by the

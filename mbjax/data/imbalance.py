@@ -10,16 +10,9 @@ from mbjax.types import UserError
 def one_majority(
     classes: int, majority_class: int, minority_count: int, majority_count: int | None = None
 ) -> dict[int, int]:
-    """Counts for one large class among small ones, as in the paper's severe imbalance (5 images of each minority).
+    """Counts for `subsample`: one large class, whole if `majority_count` is None, among small ones of equal size.
 
-    Args:
-      classes: the number of classes.
-      majority_class: the number of the large class.
-      minority_count: examples of each other class.
-      majority_count: examples of the large class; all of them if None.
-
-    Returns:
-      Counts for `subsample`.
+    The paper's severe imbalance has `minority_count=5`.
     """
     if not 0 <= majority_class < classes:
         raise UserError(f"config.data.majority_class={majority_class}: choose one of 0 to {classes - 1}")

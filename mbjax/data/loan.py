@@ -9,20 +9,18 @@ from mbjax.types import Dataset
 
 TARGET = "not.fully.paid"
 # All but `purpose`, the one that is not a number.
-FEATURES = tuple(
-    ["credit.policy", "int.rate", "installment", "log.annual.inc", "dti", "fico", "days.with.cr.line", "revol.bal", "revol.util", "inq.last.6mths", "delinq.2yrs", "pub.rec"]
+# fmt: off
+FEATURES = (
+    "credit.policy", "int.rate", "installment", "log.annual.inc", "dti", "fico", "days.with.cr.line", "revol.bal",
+    "revol.util", "inq.last.6mths", "delinq.2yrs", "pub.rec",
 )
+# fmt: on
 
 
 def load(
     *, seed: int, dir: str = "", test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True
 ) -> Dataset:
-    """Loads `loan_data.csv`.
-
-    Args:
-      seed: of the split.
-      dir: the data folder; see `mbjax.data.sources.data_dir`.
-      test_share, validation_share, stratify: see `mbjax.data.splits.split_indices`.
+    """Loads `loan_data.csv`; the arguments are those of `mbjax.data.tabular.load`.
 
     Returns:
       `x` `[n, 12]` float32: `FEATURES`, scaled by the training part's mean and deviation.

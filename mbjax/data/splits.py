@@ -43,13 +43,7 @@ def hold_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits off a share of the examples: `sklearn.model_selection.train_test_split` with clear errors.
 
-    Args:
-      y: class numbers, `[n]`.
-      share: of the examples to hold out, above 0 and below 1.
-      seed: of the draw.
-      stratify: keeps each class's share.
-      classes: class names for messages; else the class numbers.
-      option: the name of `share` in `config.data`, for messages.
+    The arguments are those of `split_indices`; `option` is the name of `share` in `config.data`, for messages.
 
     Returns:
       `(rest, held)`: sorted indices into `y`.
@@ -95,7 +89,7 @@ def split_indices(
       validation_share: of the training part; 0 for no validation part.
       stratify: keeps each class's share in every part.
       groups: `[n]`; examples of equal value (copies of one row) stay together, and shares count groups.
-      classes: class names for messages.
+      classes: class names for messages; else the class numbers.
 
     Returns:
       Sorted indices of each part: disjoint, and together all of `range(n)`.
@@ -103,7 +97,7 @@ def split_indices(
     Raises:
       UserError: see `hold_out`.
     """
-    group, values = pd.factorize(np.arange(len(y)) if groups is None else groups)
+    group = pd.factorize(np.arange(len(y)) if groups is None else groups)[0]
     first = np.unique(group, return_index=True)[1]  # one example stands for its group
     options = {"seed": seed, "stratify": stratify, "classes": classes}
     train, test = hold_out(y[first], test_share, option="test_share", **options)

@@ -132,16 +132,17 @@ def from_frame(
     """
     _check_labels(frame.loc[:, target], source)
     y, classes, label_notes = encode_labels(frame.loc[:, target])
-    groups = hash_pandas_object(frame, index=False).to_numpy() if keep_duplicates_together else None
+    groups = np.asarray(hash_pandas_object(frame, index=False)) if keep_duplicates_together else None
     index = split_indices(y, seed=seed, groups=groups, classes=classes, **shares)
-    frame = frame.drop(columns=target)
+    frame = frame.drop(columns=[target])
     numbers, categories, column_notes = _kinds(frame.iloc[index["train"]])
     if not numbers and not categories:
         raise UserError(f"{source}: no feature is left beside {target!r}; {'; '.join(column_notes)}")
     # One type for all numbers and one for all categories: a missing value is NaN, whatever the file called it.
-    as_text = frame[categories].astype(object).map(str, na_action="ignore").astype(object)
-    frame = pd.concat([frame[numbers].astype(np.float64), as_text], axis="columns")
-    _check_finite(frame.loc[:, numbers], source)
+    floats = frame[numbers].astype(np.float64)
+    _check_finite(floats, source)
+    text = frame[categories].astype(object).map(str, na_action="ignore").astype(object)
+    frame = pd.concat([floats, text], axis="columns")
 
     scaled = numbers if scale is None else [name for name in numbers if name in scale]
     one_hot = OneHotEncoder(handle_unknown="ignore", max_categories=MAX_CATEGORIES, sparse_output=False)
@@ -154,10 +155,10 @@ def from_frame(
     ).fit(frame.iloc[index["train"]])
     x = np.asarray(transform.transform(frame), np.float32)
 
-    missing = {name: int(frame[name].isna().sum()) for name in frame}
-    imputed = [f"{n!r} {c} ({'median' if n in numbers else 'most frequent'})" for n, c in missing.items() if c]
-    if imputed:
-        column_notes.append(f"missing values imputed: {', '.join(imputed)}")
+    for name, count in zip(frame.columns, frame.isna().to_numpy().sum(0), strict=True):
+        if count:
+            by = "median" if name in numbers else "most frequent value"
+            column_notes.append(f"column {name!r}: {count} missing values imputed by the {by}")
     splits = {name: Split(x[i], y[i]) for name, i in index.items()}
     return Dataset(splits, classes, source, notes=(*notes, *label_notes, *column_notes))
 

@@ -23,17 +23,16 @@ def _training(rows: list[dict[str, Any]], title: str) -> Figure:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     steps = [row["step"] for row in rows]
-    for name in ("loss", "support_loss", "query_loss"):
-        if name in rows[0]["updates"]:
-            left.plot(steps, [row["updates"][name] for row in rows], marker=".", label=name.replace("_", " "))
+    for name in ("support_loss", "query_loss") if "query_loss" in rows[0]["updates"] else ("loss",):
+        left.plot(steps, [row["updates"][name] for row in rows], marker=".", label=name.replace("_", " "))
     left.set(xlabel="update", ylabel="training loss (mean since the last point)", title=title)
     left.legend(frameon=False)
-    for split, style in (("train", "--"), ("test", "-")):
+    for split, style in (("train", "--"), ("test", ".-")):
         for color, name in (("C0", "majority_accuracy"), ("C1", "minority_accuracy"), ("C2", "roc_auc")):
             if name in rows[0][split]:
                 values = [row[split][name] for row in rows]
                 label = f"{name.replace('_', ' ').replace('roc auc', 'ROC-AUC')}, {split}"
-                right.plot(steps, values, style, color=color, marker=".", label=label)
+                right.plot(steps, values, style, color=color, label=label)
     right.set(xlabel="update", ylabel="score", ylim=(-0.02, 1.02), title="majority class and mean of the others")
     right.legend(frameon=False, fontsize=8)
     return figure

@@ -3,13 +3,14 @@
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mbjax import config
 from mbjax.types import UserError
 
 SCORES = ("roc_auc", "average_precision", "accuracy", "balanced_accuracy", "g_mean", "log_loss", "calibration_error")
@@ -35,42 +36,30 @@ def _by_class(classes: Sequence[str], values: Sequence[Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(classes, values, strict=True))
 
 
-def load_runs(folders: Sequence[str | pathlib.Path]) -> pd.DataFrame:
-    """One row a finished run: its folder, label, seed and test scores.
+def load_runs(groups: Mapping[str, Sequence[str | pathlib.Path]]) -> pd.DataFrame:
+    """One row a finished run: its group's name (`run`), its seed and its test scores.
 
-    Runs whose configurations differ in nothing but the seed (and where data lies) share a label, which names what
-    differs between the groups.
+    Args:
+      groups: run folders by the name of their group. The runs of a group differ in nothing but the seed.
 
     Raises:
-      UserError: a folder without a finished run.
+      UserError: a folder without a finished run, or a group of runs that differ in more than the seed.
     """
-    rows, configs = [], []
-    for folder in map(pathlib.Path, folders):
-        if not (folder / "result.json").exists():
-            raise UserError(f"{folder}: no finished run (result.json is missing): run it first, or leave it out")
-        result = json.loads((folder / "result.json").read_text())
-        configs.append(_settings(json.loads((folder / "config.json").read_text())))
-        scores = {name: result["test"][name] for name in SCORES if name in result["test"]}
-        rows.append({"folder": str(folder), "seed": result["seed"], "seconds": result["seconds"], **scores})
-    keys = sorted({key for config in configs for key in config})
-    differing = [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
-    short = ["task", "method"] if {"task", "method"} & set(differing) else []
-    for row, config in zip(rows, configs, strict=True):
-        named = [str(config[key]) for key in short if key in differing]
-        named += [f"{key}={config.get(key)}" for key in differing if key not in short]
-        row["run"] = ", ".join(named) or config["method"]
+    rows = []
+    for name, folders in groups.items():
+        first: dict[str, Any] = {}
+        for folder in map(pathlib.Path, folders):
+            if not (folder / "result.json").exists():
+                raise UserError(f"{folder}: no finished run (result.json is missing): run it first, or leave it out")
+            result = json.loads((folder / "result.json").read_text())
+            settings = config.flatten(json.loads((folder / "config.json").read_text()))
+            settings = {key: value for key, value in settings.items() if key not in ("seed", "data.dir")}
+            first = first or settings
+            if changed := [key for key in sorted(first | settings) if first.get(key) != settings.get(key)]:
+                raise UserError(f"{folder}: {changed[0]} differs from that of {folders[0]}: give it another group")
+            scores = {score: result["test"][score] for score in SCORES if score in result["test"]}
+            rows.append({"run": name, "seed": result["seed"], "seconds": result["seconds"], **scores})
     return pd.DataFrame(rows)
-
-
-def _settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = prefix + key
-        if isinstance(value, dict):
-            flat |= _settings(value, name + ".")
-        elif name not in ("seed", "data.dir"):
-            flat[name] = value
-    return flat
 
 
 def mean_and_error(values: Sequence[float] | np.ndarray) -> str:
@@ -81,8 +70,12 @@ def mean_and_error(values: Sequence[float] | np.ndarray) -> str:
     return f"{values.mean():.4f} ± {stats.sem(values):.4f}"
 
 
-def paired_difference(a: pd.Series, b: pd.Series) -> tuple[float, float, int]:
-    """Mean of `a − b` over the seeds that both have, half the width of its 95% t interval, and how many seeds."""
+def paired_difference(a: Any, b: Any) -> tuple[float, float, int]:
+    """The mean of `a − b`, half the width of its 95% t interval, and how many seeds it is over.
+
+    Args:
+      a, b: pandas Series by seed; seeds that only one of them has are left out.
+    """
     difference = (a - b).dropna().to_numpy(float)
     if len(difference) < 2:
         return float(difference.mean()) if len(difference) else math.nan, math.nan, len(difference)
@@ -109,6 +102,6 @@ def compare_runs(runs: pd.DataFrame, *, score: str | None = None, reference: str
         group = by_seed[label]
         mean, half, _ = paired_difference(group[score], by_seed[reference][score])
         difference = "" if label == reference else f"{mean:+.4f} ± {half:.4f}"
-        cells = [label, str(len(group)), *(mean_and_error(group[name]) for name in names), difference]
+        cells = [label, str(len(group)), *(mean_and_error(group[name].to_numpy()) for name in names), difference]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
