@@ -35,6 +35,8 @@ def load(task: str, *, seed: int, **options: Any) -> Dataset:
         raise UserError(f"config.task={task!r}: choose one of {', '.join(DATASETS)}")
     known = [name for name in inspect.signature(DATASETS[task]).parameters if name != "seed"]
     options = {name: value for name, value in options.items() if value is not None and value not in ("", ())}
+    if "dir" not in known:  # data that ships with a library is found whatever folder is named
+        options.pop("dir", None)
     for name, value in options.items():
         if name not in known:
             raise UserError(

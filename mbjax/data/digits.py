@@ -19,7 +19,7 @@ def load(
     """Loads the digits with one majority class and nine minorities, and a balanced test part.
 
     Args:
-      seed: of the test part's draw and of the minorities'.
+      seed: of all draws.
       majority_class: the class that keeps all its training images (124 to 133 with `test_count=50`).
       minority_count: training images of each other class; 5 is the paper's severe imbalance.
       test_count: test images of each class.

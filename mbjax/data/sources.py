@@ -77,7 +77,7 @@ def fetch(task: str, dir: str = "") -> Path:
         return Path(pooch.retrieve(remote.url, f"sha256:{remote.sha256}", remote.file, folder, downloader=downloader))
     except requests.RequestException as error:
         reason = type(error).__name__ if error.response is None else f"HTTP status {error.response.status_code}"
-        raise UserError(f"{remote.url} did not come ({reason}): check the network, or {by_hand}") from None
+        raise UserError(f"{remote.url} could not be downloaded ({reason}): check the network, or {by_hand}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder with --dir") from None
     except ValueError:  # pooch's word for a wrong checksum

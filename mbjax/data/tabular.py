@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pandas.api import types as dtypes
-from pandas.util import hash_pandas_object
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
@@ -103,9 +102,8 @@ def from_frame(
     source: str,
     seed: int,
     scale: Sequence[str] | None = None,
-    keep_duplicates_together: bool = False,
     notes: Sequence[str] = (),
-    **shares: Any,
+    **split: Any,
 ) -> Dataset:
     """Splits a table and turns its columns into features, learning everything from the training part alone.
 
@@ -120,9 +118,8 @@ def from_frame(
       source: its name, for messages and results.
       seed: of the split.
       scale: the numeric columns to scale; all if None. The others come first in `x`.
-      keep_duplicates_together: keeps rows that are equal in every column on one side of the split.
       notes: put before those made here.
-      **shares: options of `mbjax.data.splits.split_indices`.
+      **split: the other options of `mbjax.data.splits.split_indices`.
 
     Returns:
       `x` `[n, features]` float32: numbers, then the one-hot features.
@@ -132,14 +129,13 @@ def from_frame(
     """
     _check_labels(frame.loc[:, target], source)
     y, classes, label_notes = encode_labels(frame.loc[:, target])
-    groups = np.asarray(hash_pandas_object(frame, index=False)) if keep_duplicates_together else None
-    index = split_indices(y, seed=seed, groups=groups, classes=classes, **shares)
+    index = split_indices(y, seed=seed, classes=classes, **split)
     frame = frame.drop(columns=[target])
     numbers, categories, column_notes = _kinds(frame.iloc[index["train"]])
     if not numbers and not categories:
         raise UserError(f"{source}: no feature is left beside {target!r}; {'; '.join(column_notes)}")
     # One type for all numbers and one for all categories: a missing value is NaN, whatever the file called it.
-    floats = frame[numbers].astype(np.float64)
+    floats = frame.loc[:, numbers].astype(np.float64)
     _check_finite(floats, source)
     text = frame[categories].astype(object).map(str, na_action="ignore").astype(object)
     frame = pd.concat([floats, text], axis="columns")

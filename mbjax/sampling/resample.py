@@ -16,10 +16,9 @@ from absl import logging
 from imblearn.combine import SMOTEENN
 from imblearn.over_sampling import ADASYN, SMOTE, SVMSMOTE, BorderlineSMOTE
 from imblearn.under_sampling import AllKNN, ClusterCentroids, EditedNearestNeighbours, NearMiss
-from imblearn.utils import check_sampling_strategy
 from sklearn.exceptions import ConvergenceWarning
 
-from mbjax.sampling.stream import Strategy
+from mbjax.sampling.stream import Strategy, targets
 from mbjax.types import Split, UserError
 
 # Name: (how to make it, its parameter for `neighbors`).
@@ -75,10 +74,9 @@ def resample(
         path = Path(cache_dir) / f"{sampler}-{_digest(split, sampler, resampler.get_params())}.npz"
         if (cached := _read(path)) is not None:
             return cached
-    grow = {}
+    grow: list[int] = []
     if sampler in _SYNTHESIZERS:
-        grow = check_sampling_strategy(strategy, split.y, "over-sampling")
-        grow = [number for number, count in grow.items() if count]
+        grow = [number for number, count in targets(split.y, strategy, "over-sampling").items() if count]
         _check_neighbors(split, sampler, resampler, grow, classes, config_key)
     rows = split.x.reshape(len(split), -1)
     rows = rows if np.issubdtype(rows.dtype, np.floating) else rows.astype(np.float32)
@@ -117,8 +115,8 @@ def _check_neighbors(
     count = int(counts[smallest])
     fewer = f"--config.{config_key}.neighbors={count - 1} or " if count > 1 else ""
     raise UserError(
-        f"config.{config_key}.sampler={sampler!r}: class {classes[smallest]!r} has {count} training "
-        f"example{'s' * (count > 1)}, too few for {neighbors} neighbors of each: set {fewer}--config.{config_key}.sampler=over"
+        f"config.{config_key}.sampler={sampler!r}: class {classes[smallest]!r} has too few training examples, {count}, "
+        f"for {neighbors} neighbors of each: set {fewer}--config.{config_key}.sampler=over"
     )
 
 
@@ -142,8 +140,8 @@ def _digest(split: Split, sampler: str, settings: dict[str, Any]) -> str:
     versions = (imblearn.__version__, sklearn.__version__)
     layout = [(array.shape, array.dtype.str) for array in (split.x, split.y)]
     digest = hashlib.sha256(repr((sampler, sorted(settings.items()), versions, layout)).encode())
-    digest.update(np.ascontiguousarray(split.x))
-    digest.update(np.ascontiguousarray(split.y))
+    for array in (split.x, split.y):
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

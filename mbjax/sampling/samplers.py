@@ -40,7 +40,7 @@ def make_stream(
       sampler: a name of `SAMPLERS`. A resampler's output is read as `"natural"` reads the split.
       name: which stream of the run; each draws its own random numbers, and messages name it.
       seed: the run's seed.
-      batch_size: examples a batch. The order does not depend on it: see `Stream.indices`.
+      batch_size: part of a stream's configuration, which callers pass whole; no order of examples depends on it.
       sampling_strategy: as imbalanced-learn's: a name, the ratio minority / majority (two classes), or counts
         `{class name or number: count}`. `"natural"` has no use for it.
       neighbors: `k_neighbors` of the SMOTE family, `n_neighbors` of ADASYN, NearMiss, AllKNN and

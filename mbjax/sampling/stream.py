@@ -56,12 +56,8 @@ def natural(y: np.ndarray, strategy: Strategy, key: tuple[int, ...]) -> tuple[in
 
 
 def over(y: np.ndarray, strategy: Strategy, key: tuple[int, ...]) -> tuple[int, Take]:
-    """Random over-sampling: every example, and repeats of the smaller classes that each epoch draws anew.
-
-    Raises:
-      ValueError: imbalanced-learn refuses the strategy for these classes.
-    """
-    repeats = check_sampling_strategy(strategy, y, "over-sampling")
+    """Random over-sampling: every example, and repeats of the smaller classes that each epoch draws anew."""
+    repeats = targets(y, strategy, "over-sampling")
     rows, everything = _rows(y), np.arange(len(y), dtype=np.int32)
     length = len(y) + sum(repeats.values())
 
@@ -73,12 +69,8 @@ def over(y: np.ndarray, strategy: Strategy, key: tuple[int, ...]) -> tuple[int, 
 
 
 def under(y: np.ndarray, strategy: Strategy, key: tuple[int, ...]) -> tuple[int, Take]:
-    """Random under-sampling: each epoch draws anew which examples of the larger classes it keeps.
-
-    Raises:
-      ValueError: imbalanced-learn refuses the strategy for these classes.
-    """
-    kept = check_sampling_strategy(strategy, y, "under-sampling")
+    """Random under-sampling: each epoch draws anew which examples of the larger classes it keeps."""
+    kept = targets(y, strategy, "under-sampling")
     rows = _rows(y)
     counts = {number: kept.get(number, len(r)) for number, r in rows.items()}
     length = sum(counts.values())
@@ -100,11 +92,8 @@ def class_balanced(y: np.ndarray, strategy: Strategy, key: tuple[int, ...]) -> t
 
     The classes take turns, so a batch of any size has its shares to within an example or two, exactly where it
     divides, and what is left over goes round. A class's examples come in permutations of them, one after another.
-
-    Raises:
-      ValueError: imbalanced-learn refuses the strategy for these classes.
     """
-    repeats = check_sampling_strategy(strategy, y, "over-sampling")
+    repeats = targets(y, strategy, "over-sampling")
     rows = _rows(y)
     counts = np.array([len(r) + repeats.get(number, 0) for number, r in rows.items()])
     shares = counts // np.gcd.reduce(counts)
@@ -123,6 +112,15 @@ def class_balanced(y: np.ndarray, strategy: Strategy, key: tuple[int, ...]) -> t
         return out
 
     return int(counts.sum()), take
+
+
+def targets(y: np.ndarray, strategy: Strategy, kind: str) -> dict[int, int]:
+    """Of each class that the strategy means: what to add (`"over-sampling"`) or to keep (`"under-sampling"`).
+
+    Raises:
+      ValueError: imbalanced-learn refuses the strategy for these classes.
+    """
+    return {int(number): int(count) for number, count in (check_sampling_strategy(strategy, y, kind) or {}).items()}
 
 
 def _rows(y: np.ndarray) -> dict[int, np.ndarray]:
