@@ -306,7 +306,7 @@ def test_report_pairs_runs_by_seed(tmp_path):
 
 
 @needs_loan
-@pytest.mark.parametrize(("method", "updates"), [("metabalance", 192), ("erm", 31930)])
+@pytest.mark.parametrize(("method", "updates"), [("metabalance", 192), ("erm", 31925)])
 def test_the_loan_task_on_real_data(method, updates, tmp_path):
     finished = run_main(f"--config=configs/loan.py:{method}", f"--workdir={tmp_path}")
     assert finished.returncode == 0, finished.stderr

@@ -25,9 +25,9 @@ def prefetch(iterable: Iterable[T], size: int = 2) -> Generator[T, None, None]:
         error: BaseException = end
         try:
             for item in iterable:
+                items.put((item, None))
                 if stop.is_set():
                     return
-                items.put((item, None))
         except BaseException as raised:  # whatever it is, the consumer would else wait for ever
             error = raised
         if not stop.is_set():

@@ -49,20 +49,17 @@ def resample(
     cache_dir: Path | None,
     config_key: str,
 ) -> Split:
-    """The resampled split, from the cache if it is there.
+    """The resampled split, of the given one's dtypes and example shape; from the cache if it is there.
 
     Args:
       split: examples of any shape; the resampler sees each as one row.
       sampler: a name of `RESAMPLERS`.
-      strategy: as imbalanced-learn's `sampling_strategy`, classes given by their numbers.
-      neighbors: the resampler's neighbourhood; imbalanced-learn's default if None.
-      seed: its `random_state`, where it has one.
+      strategy: imbalanced-learn's `sampling_strategy`, classes given by their numbers.
+      neighbors: see `mbjax.sampling.make_stream`.
+      seed: the `random_state` of a resampler that has one.
       classes: the class names, for messages.
       cache_dir: where results are kept; None for nowhere.
       config_key: the stream's place in the configuration, for messages.
-
-    Returns:
-      A split with the dtypes and the example shape of the given one.
 
     Raises:
       UserError: a class is too small for its neighbours.
@@ -147,8 +144,8 @@ def _digest(split: Split, sampler: str, settings: dict[str, Any]) -> str:
 
 def _read(path: Path) -> Split | None:
     try:
-        with np.load(path) as file:
-            return Split(file["x"], file["y"])
+        with path.open("rb") as file, np.load(file) as arrays:
+            return Split(arrays["x"], arrays["y"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:

@@ -1,8 +1,6 @@
 """Every sampler by its name."""
 
 from pathlib import Path
-from typing import Literal
-
 from mbjax import config
 from mbjax.sampling import stream
 from mbjax.sampling.resample import RESAMPLERS, resample
@@ -25,7 +23,7 @@ def make_stream(
     split: Split,
     *,
     sampler: str,
-    name: Literal["train", "support", "query"],
+    name: str,
     seed: int,
     batch_size: int,
     sampling_strategy: str | float | dict = "auto",
@@ -63,9 +61,10 @@ def make_stream(
         index_sampler = _INDEX_SAMPLERS.get(sampler, stream.natural)
         epoch_length, take = index_sampler(split.y, strategy, (seed, _STREAM_NUMBERS[name]))
     except (ValueError, RuntimeError) as error:  # imbalanced-learn's and scikit-learn's, sometimes of many lines
+        reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
             f"config.{name}.sampler={sampler!r} with sampling_strategy={sampling_strategy!r} does not fit this data: "
-            f"{' '.join(str(error).split()).rstrip('.')}. Change either, e.g. --config.{name}.sampler=over"
+            f"{reason}; change --config.{name}.sampling_strategy, .neighbors or .sampler"
         ) from error
     return Stream(split.x, split.y, epoch_length, take)
 
