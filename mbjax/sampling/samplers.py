@@ -1,6 +1,7 @@
 """Every sampler by its name."""
 
 from pathlib import Path
+
 from mbjax import config
 from mbjax.sampling import stream
 from mbjax.sampling.resample import RESAMPLERS, resample
