@@ -45,8 +45,7 @@ def inner_update(
       rng: the pass's random key (dropout).
       inner_lr: `γ`.
       grad_mode: `"reverse"` differentiates the step as it stands, reverse over reverse. `"mixed"` takes the same
-        gradient with a Hessian-vector product computed forward over reverse: less memory, and on most backends
-        less time. `"first_order"` drops `H`.
+        gradient with a Hessian-vector product computed forward over reverse, from a linearisation of the support pass. `"first_order"` drops `H`.
 
     Returns:
       `θ'` and `(L_X(θ), the model's state after the pass, the pass's metrics)`.
@@ -54,25 +53,30 @@ def inner_update(
 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def sgd(params, *batch):
-        (loss, (new_state, metrics)), grads = value_and_grad(params, *batch)
+    def gradient(params, *batch):
+        (loss, aux), grads = value_and_grad(params, *batch)
+        return grads, (loss, *aux)
+
+    def descend(params, grads):
+        return jax.tree.map(lambda p, g: p - (inner_lr * g).astype(p.dtype), params, grads)
+
+    def step(params, *batch):
+        grads, aux = gradient(params, *batch)
         if grad_mode == "first_order":
             grads = jax.lax.stop_gradient(grads)
-        adapted = jax.tree.map(lambda p, g: p - (inner_lr * g).astype(p.dtype), params, grads)
-        return (adapted, (loss, new_state, metrics)), grads
+        return descend(params, grads), aux
 
     def forward(params, *batch):
-        outputs, grads = sgd(params, *batch)
-        return outputs, (params, batch, grads)
+        # The Hessian-vector product shares the support pass with the gradient that it is the derivative of.
+        grads, hessian_product, aux = jax.linearize(lambda p: gradient(p, *batch), params, has_aux=True)
+        return (descend(params, grads), aux), (hessian_product, grads)
 
     def backward(residuals, cotangents):
-        params, batch, grads = residuals
+        hessian_product, grads = residuals
         v, (loss_bar, _, _) = cotangents
-        hv = jax.jvp(lambda p: value_and_grad(p, *batch)[1], (params,), (v,))[1]
-        params_bar = jax.tree.map(lambda v, hv, g: v - inner_lr * hv + loss_bar * g, v, hv, grads)
+        params_bar = jax.tree.map(lambda v, hv, g: v - inner_lr * hv + loss_bar * g, v, hessian_product(v), grads)
         return params_bar, None, None, None  # only the weights are differentiated
 
-    step = lambda *args: sgd(*args)[0]  # noqa: E731
     if grad_mode == "mixed":
         step = jax.custom_vjp(step)
         step.defvjp(forward, backward)
@@ -206,23 +210,22 @@ def make_meta_step(
 def _sum_over_chunks(chunk_sums: Callable[[PyTree], PyTree], pairs: PyTree, size: int, axis_name: str | None) -> PyTree:
     """Sums `chunk_sums` over chunks of `size` pairs; the last chunk takes what is left."""
     count = jax.tree.leaves(pairs)[0].shape[0]
-    full = count // size
-    sums = None
-    if count % size:
-        sums = chunk_sums(jax.tree.map(lambda x: x[full * size :], pairs))
-    if not full:
-        return sums
-    chunks = jax.tree.map(lambda x: x[: full * size].reshape(full, size, *x.shape[1:]), pairs)
-    if sums is None and full == 1:
-        return chunk_sums(jax.tree.map(lambda x: x[0], chunks))
-    if sums is None:
-        shapes = jax.eval_shape(chunk_sums, jax.tree.map(lambda x: x[0], chunks))
+    if count <= size:
+        return chunk_sums(pairs)
+    full, rest = divmod(count, size)
+
+    def chunk(start, length):  # sliced inside the loop: as the scan's own inputs, the batches would be copied whole
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, length), pairs)
+
+    def add(sums, k):
+        return jax.tree.map(jnp.add, sums, chunk_sums(chunk(k * size, size))), None
+
+    if rest:
+        sums = chunk_sums(chunk(full * size, rest))
+    else:
+        shapes = jax.eval_shape(chunk_sums, chunk(0, size))
         sums = _varying(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), axis_name)
-
-    def add(sums, chunk):
-        return jax.tree.map(jnp.add, sums, chunk_sums(chunk)), None
-
-    return jax.lax.scan(add, sums, chunks)[0]
+    return jax.lax.scan(add, sums, jnp.arange(full))[0]
 
 
 def _varying(tree: PyTree, axis_name: str | None) -> PyTree:

@@ -1,0 +1,1 @@
+"""Speed, measured side by side: what each command prints is kept in README.md."""
