@@ -4,17 +4,20 @@ The contestants take turns, so that whatever else the machine does hits all alik
 Peak memory is XLA's own account of the compiled update: its arguments, results and temporary buffers.
 """
 
+import argparse
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mbjax import losses
+from mbjax import losses, models
 from mbjax.meta import make_meta_step
 from mbjax.methods import Problem
 
@@ -25,21 +28,22 @@ except ImportError:
 
 SGD = {"inner_lr": 0.01, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
 UPDATES_PER_CALL = 50
+REFERENCE = "PyTorch eager, second order"
 
 
 @dataclasses.dataclass
 class Contestant:
-    """`run()` does `updates` updates of `pairs` pairs and waits for the last."""
+    """`run()` does `updates` updates and waits for the last."""
 
     name: str
     run: Callable[[], None]
     updates: int = 1
-    compile_seconds: float = float("nan")
-    peak_mib: float = float("nan")
+    compile_seconds: float = math.nan
+    peak_mib: float = math.nan
 
 
 def mbjax_contestant(name: str, model, batch, *, updates: int = 1, **options) -> Contestant:
-    """An update of mbjax; `updates` of them in one compiled loop, as training runs them."""
+    """An update of mbjax; several in one compiled loop, as training runs them, or one a call."""
     support, query = batch
     sgd = optax.sgd(SGD["lr"], momentum=SGD["momentum"], nesterov=True)
     tx = optax.chain(optax.add_decayed_weights(SGD["weight_decay"]), sgd)
@@ -47,7 +51,7 @@ def mbjax_contestant(name: str, model, batch, *, updates: int = 1, **options) ->
     step = make_meta_step(problem.loss_fn, tx, inner_lr=SGD["inner_lr"], **options)
 
     def many(state, support, query):
-        return jax.lax.fori_loop(0, updates, lambda _, s: step(s, support, query)[0], state)
+        return jax.lax.fori_loop(0, updates, lambda _, s: step(s, support, query)[0], state), None
 
     function = jax.jit(many, donate_argnums=0) if updates > 1 else step
     state = problem.init(0)
@@ -56,17 +60,16 @@ def mbjax_contestant(name: str, model, batch, *, updates: int = 1, **options) ->
     seconds = time.perf_counter() - started
     memory: Any = compiled.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    box = [state]
+    latest = [state]
 
     def run():
-        result = compiled(box[0], support, query)
-        box[0] = result if updates > 1 else result[0]
-        jax.block_until_ready(box[0].params)
+        latest[0], _ = compiled(latest[0], support, query)
+        jax.block_until_ready(latest[0].params)
 
     return Contestant(name, run, updates, seconds, (peak - memory.alias_size_in_bytes) / 2**20)
 
 
-def compare(contestants: list[Contestant], *, repetitions: int, pairs: int, reference: str, title: str) -> None:
+def compare(contestants: list[Contestant], *, repetitions: int, pairs: int, title: str) -> None:
     """Times the contestants in turn and prints a Markdown table."""
     times: dict[str, list[float]] = {c.name: [] for c in contestants}
     for c in contestants:
@@ -76,9 +79,81 @@ def compare(contestants: list[Contestant], *, repetitions: int, pairs: int, refe
             started = time.perf_counter()
             c.run()
             times[c.name].append((time.perf_counter() - started) / c.updates)
-    base = statistics.median(times[reference]) if reference in times else float("nan")
+    base = statistics.median(times.get(REFERENCE, [math.nan]))
+    print(f"\n{title}; median of {repetitions} turns\n")
+    print("| | ms per update | fastest | ms per pair | times as fast as PyTorch eager | compile s | peak MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for c in contestants:
+        median = statistics.median(times[c.name])
+        cells = [f"{1e3 * median:.2f}", f"{1e3 * min(times[c.name]):.2f}", f"{1e3 * median / pairs:.3f}"]
+        cells += [f"{base / median:.2f}", f"{c.compile_seconds:.1f}", f"{c.peak_mib:.2f}"]
+        print("| " + " | ".join([c.name, *(cell.replace("nan", "") for cell in cells)]) + " |")
+
+
+def batches(pairs: int, support: int, query: int, shape: tuple[int, ...], classes: int) -> list[dict[str, jax.Array]]:
+    """Random support and query batches on the device."""
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "x": jnp.asarray(rng.normal(size=(pairs, n, *shape)), jnp.float32),
+            "y": jnp.asarray(rng.integers(0, classes, (pairs, n)), jnp.int32),
+        }
+        for n in (support, query)
+    ]
+
+
+def mlp(repetitions: int) -> None:
+    """The fraud network (Table 5) at the paper's batch sizes."""
+    pairs = 80
+    batch = batches(pairs, 24, 16, (29,), 2)
+    model = models.build("mlp", outputs=1, hidden=(16, 24, 20, 24), dropout=(0, 0.5, 0, 0))
+    contestants = [
+        mbjax_contestant(
+            f"mbjax {mode}, {chunk} a chunk", model, batch,
+            updates=UPDATES_PER_CALL, grad_mode=mode, pairs_per_chunk=chunk,
+        )
+        for chunk in (80, 8, 1)
+        for mode in ("mixed", "reverse", "first_order")
+    ]  # fmt: skip
+    contestants.append(mbjax_contestant("mbjax mixed, 80 a chunk, one update a call", model, batch, pairs_per_chunk=80))
+    if peers is not None:
+        contestants += [Contestant(*peer) for peer in peers.mlp(batch, **SGD)]
+    title = "Fraud-sized MLP 29→16→24→(dropout)→20→24→1, support 24, query 16, 80 pairs"
+    compare(contestants, repetitions=repetitions, pairs=pairs, title=title)
+    for chunk in (1, 8):
+        beside = {}
+        for count in (8, 80):
+            batch = batches(count, 24, 16, (29,), 2)
+            contestant = mbjax_contestant("", model, batch, pairs_per_chunk=chunk)
+            beside[count] = contestant.peak_mib - sum(x.nbytes for x in jax.tree.leaves(batch)) / 2**20
+        print(
+            f"\npeak memory beside the batches, {chunk} a chunk: {beside[8]:.4f} MiB at 8 pairs, {beside[80]:.4f} MiB "
+            f"at 80, {beside[80] / beside[8]:.3f} times"
+        )
+
+
+def resnet(repetitions: int) -> None:
+    """ResNet-18 on CIFAR-sized images at the paper's batch sizes, pairs one after another."""
+    pairs = 2
+    batch = batches(pairs, 20, 30, (32, 32, 3), 10)
+    model = models.build("resnet18", outputs=10)
+    contestants = [
+        mbjax_contestant(f"mbjax {mode}, 1 a chunk", model, batch, grad_mode=mode)
+        for mode in ("mixed", "reverse", "first_order")
+    ]
+    if peers is not None:
+        contestants += [Contestant(*peer) for peer in peers.resnet(batch, **SGD)]
+    title = "ResNet-18 on 32×32 images, support 20, query 30, 2 pairs in the scanned update"
+    compare(contestants, repetitions=repetitions, pairs=pairs, title=title)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("mlp", "resnet"))
+    parser.add_argument("--repetitions", type=int, default=15)
+    arguments = parser.parse_args()
     torch = "PyTorch is missing: pip install torch" if peers is None else f"PyTorch {peers.VERSION}"
-    print(f"JAX {jax.__version__} on {device}; {torch}")
+    print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}; {torch}")
     if arguments.only != "resnet":
         mlp(arguments.repetitions)
     if arguments.only != "mlp":

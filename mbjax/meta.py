@@ -45,7 +45,8 @@ def inner_update(
       rng: the pass's random key (dropout).
       inner_lr: `γ`.
       grad_mode: `"reverse"` differentiates the step as it stands, reverse over reverse. `"mixed"` takes the same
-        gradient with a Hessian-vector product computed forward over reverse, from a linearisation of the support pass. `"first_order"` drops `H`.
+        gradient with a Hessian-vector product computed forward over reverse, from a linearisation of the support
+        pass. `"first_order"` drops `H`.
 
     Returns:
       `θ'` and `(L_X(θ), the model's state after the pass, the pass's metrics)`.
