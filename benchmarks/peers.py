@@ -39,12 +39,15 @@ def _peers(module, batch, loss, *, inner_lr, lr, momentum, weight_decay) -> list
     call = torch.func.functional_call
 
     def eager(second_order: bool):
-        tx.zero_grad()
+        """Algorithm 1 line by line: the losses of all pairs are added up, then differentiated at once."""
+        loss_z = torch.zeros(())
         for i in range(len(qx)):
             inner = loss(call(module, params, (sx[i],)), sy[i])
             grads = torch.autograd.grad(inner, list(params.values()), create_graph=second_order)
             adapted = {k: p - inner_lr * g for (k, p), g in zip(params.items(), grads, strict=True)}
-            (loss(call(module, adapted, (qx[i],)), qy[i]) / len(qx)).backward()
+            loss_z = loss_z + loss(call(module, adapted, (qx[i],)), qy[i])
+        tx.zero_grad()
+        (loss_z / len(qx)).backward()
         tx.step()
 
     def pair(params, sx, sy, qx, qy):
