@@ -5,10 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from mbjax import models
-from mbjax.models.resnet import convolve
+from mbjax.models.conv import convolve
 from mbjax.types import UserError
 
 
@@ -52,19 +51,43 @@ def test_mlp_drops_after_the_layer_that_is_named_and_only_in_training(strict_dty
     assert np.abs(np.asarray(out)[:, 0] - hidden.sum(1)).max() > 0.1
 
 
+def convolution_by_hand(x, kernel, stride):
+    size = kernel.shape[0]
+    padded = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    rows, columns = range(0, x.shape[1], stride), range(0, x.shape[2], stride)
+    return np.stack(
+        [np.stack([np.tensordot(padded[:, i : i + size, j : j + size], kernel, 3) for j in columns], 1) for i in rows],
+        1,
+    )
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [1, 3])
-def test_both_convolutions_equal_pytorchs(x64, strict_dtypes, size, stride):
+def test_every_convolution_equals_one_by_hand(x64, strict_dtypes, size, stride):
     x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
     kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 5))
-    expected = torch.nn.functional.conv2d(
-        torch.tensor(np.asarray(x)).permute(0, 3, 1, 2),
-        torch.tensor(np.asarray(kernel)).permute(3, 2, 0, 1),
-        stride=stride,
-        padding=size // 2,
-    ).permute(0, 2, 3, 1)
-    for implementation in ("matmul", "lax", "auto"):
-        np.testing.assert_allclose(convolve(x, kernel, stride, implementation), expected.numpy(), rtol=1e-10)
+    expected = convolution_by_hand(np.asarray(x), np.asarray(kernel), stride)
+    for implementation in ("explicit", "matmul", "lax", "auto"):
+        np.testing.assert_allclose(convolve(x, kernel, stride, implementation), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("height", [7, 8])
+def test_every_convolution_has_the_same_gradients_and_hessian_products(x64, height, stride):
+    x = jax.random.normal(jax.random.key(0), (2, height, 8, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+
+    def derivatives(implementation):
+        def loss(x, kernel):
+            return (convolve(jnp.tanh(convolve(x, kernel, stride, implementation)[..., :3]), kernel, 1) ** 3).sum()
+
+        gradient = jax.grad(loss, (0, 1))
+        return gradient(x, kernel), jax.jvp(gradient, (x, kernel), (jnp.cos(x), jnp.sin(kernel)))[1]
+
+    expected = derivatives("matmul")
+    for implementation in ("explicit", "lax"):
+        for a, b in zip(jax.tree.leaves(derivatives(implementation)), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_resnet_gives_the_same_logits_gradients_and_statistics_with_either_convolution(x64):
@@ -130,7 +153,7 @@ def test_cnn_takes_digits_with_and_without_a_channel_axis(strict_dtypes):
         ("mlp", {"hidden": (3,), "dropout": (1.0,)}, r"config.model.dropout=\(1.0,\): rates from 0 to below 1"),
         ("mlp", {"hidden": (0,)}, r"config.model.hidden=\(0,\): at least 1"),
         ("resnet18", {"dtype": "float16"}, r"config.model.dtype='float16': choose one of float32, bfloat16"),
-        ("resnet18", {"conv": "fft"}, r"config.model.conv='fft': choose one of auto, matmul, lax"),
+        ("resnet18", {"conv": "fft"}, r"config.model.conv='fft': choose one of auto, explicit, matmul, lax"),
         ("resnet18", {"stages": ()}, r"config.model.stages=\(\): at least 1"),
     ],
 )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from mbjax.models.resnet import Conv, ConvImplementation
+from mbjax.models.conv import Conv, ConvImplementation
 
 
 class CNN(nn.Module):
@@ -14,7 +14,7 @@ class CNN(nn.Module):
     Attributes:
       outputs: logits.
       channels: of each convolution.
-      conv: see `mbjax.models.resnet.convolve`.
+      conv: see `mbjax.models.conv.convolve`.
     """
 
     outputs: int
