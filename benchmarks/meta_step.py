@@ -47,7 +47,7 @@ def mbjax_contestant(name: str, model, batch, *, updates: int = 1, **options) ->
     support, query = batch
     sgd = optax.sgd(SGD["lr"], momentum=SGD["momentum"], nesterov=True)
     tx = optax.chain(optax.add_decayed_weights(SGD["weight_decay"]), sgd)
-    problem = Problem(model, losses.supervised_loss(model.apply), tx, np.asarray(query["x"][0, :1]))
+    problem = Problem(model, losses.supervised_loss(model.apply), tx, np.asarray(query["x"][0, :1]), np.ones(2), 1)
     step = make_meta_step(problem.loss_fn, tx, inner_lr=SGD["inner_lr"], **options)
 
     def many(state, support, query):

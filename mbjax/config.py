@@ -66,6 +66,7 @@ def base() -> ConfigDict:
                 "pairs_per_chunk": 80,
                 "model_state_from": "both",
             },
+            "loss": {"name": "cross_entropy"},  # a name of mbjax.losses.LOSSES
             "optimizer": {
                 "lr": 0.02,
                 "momentum": 0.9,

@@ -1,12 +1,13 @@
 """Losses per example, reduced by the caller, and the step from a flax model to a `LossFn`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mbjax.types import Batch, LossFn, Metrics, ModelState, Params
+from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
 
 PerExampleLoss = Callable[[jax.Array, jax.Array], jax.Array]
 """`loss(logits [n, outputs], labels) -> [n]`."""
@@ -56,6 +57,24 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """`sigmoid_cross_entropy` of a model with one output, `softmax_cross_entropy` of one with several."""
     binary = logits.ndim == 1 or logits.shape[-1] == 1
     return sigmoid_cross_entropy(logits, labels) if binary else softmax_cross_entropy(logits, labels)
+
+
+def build(name: str, *, class_counts: Any) -> PerExampleLoss:
+    """The loss of `config.loss`.
+
+    Args:
+      name: a key of `LOSSES`.
+      class_counts: training examples of each class, `[classes]`; may be traced.
+
+    Raises:
+      UserError: no such loss.
+    """
+    if name not in LOSSES:
+        raise UserError(f"config.loss.name={name!r}: choose one of {', '.join(LOSSES)}")
+    return LOSSES[name]
+
+
+LOSSES: dict[str, PerExampleLoss] = {"cross_entropy": cross_entropy}
 
 
 def predicted_class(logits: jax.Array) -> jax.Array:

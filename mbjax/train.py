@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -49,7 +50,8 @@ class Experiment:
     """All that a configuration describes, built."""
 
     dataset: Dataset
-    problem: methods.Problem
+    model: nn.Module
+    sections: Mapping[str, Any]
     method: methods.Method
     streams: Mapping[str, sampling.Stream]
     updates: int
@@ -63,6 +65,27 @@ def make_optimizer(
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=momentum, nesterov=nesterov))
 
 
+def make_method(
+    name: str, sections: Mapping[str, Any], *, model: nn.Module, dataset: Dataset, class_counts: Any, updates: int
+) -> methods.Method:
+    """Builds a method with its loss and optimiser.
+
+    Args:
+      name: of `mbjax.methods.METHODS`.
+      sections: the sections of a configuration by name. Their learning rates, weights and the like may be traced, and
+        so may `class_counts`: a population of runs shares one compiled program (`mbjax.population`).
+      model: what it trains.
+      dataset: for the shape of an example.
+      class_counts: training examples of each class, `[classes]`.
+      updates: of the whole run.
+    """
+    loss = losses.build(**sections["loss"], class_counts=class_counts)
+    tx = make_optimizer(**sections["optimizer"], updates=updates)
+    loss_fn = losses.supervised_loss(model.apply, loss)
+    problem = methods.Problem(model, loss_fn, tx, dataset.train.x[:1], class_counts, updates)
+    return methods.build(name, problem, sections)
+
+
 def build(config: ml_collections.FrozenConfigDict) -> Experiment:
     """Loads the data and builds the samplers, the model and the method of a valid configuration."""
     dataset = data.load(config.task, seed=config.seed, **config.data)
@@ -70,9 +93,10 @@ def build(config: ml_collections.FrozenConfigDict) -> Experiment:
         key: value.to_dict() for key, value in config.items() if isinstance(value, ml_collections.FrozenConfigDict)
     }
     model = models.build(**sections["model"], outputs=1 if len(dataset.classes) == 2 else len(dataset.classes))
-    loss_fn = losses.supervised_loss(model.apply, losses.cross_entropy)
-    problem = methods.Problem(model, loss_fn, optax.identity(), dataset.train.x[:1])
-    shapes = methods.build(config.method, problem, sections)  # without an optimiser: the schedule needs the updates
+    method = functools.partial(
+        make_method, config.method, sections, model=model, dataset=dataset, class_counts=dataset.class_counts
+    )
+    shapes = method(updates=1)  # the number of updates may depend on the streams
     cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
     streams = {
         name: sampling.make_stream(
@@ -84,8 +108,7 @@ def build(config: ml_collections.FrozenConfigDict) -> Experiment:
     if updates is None:
         epoch = streams[shapes.epoch_stream].epoch_length
         updates = math.ceil(config.epochs * epoch / math.prod(shapes.streams[shapes.epoch_stream]))
-    problem = dataclasses.replace(problem, tx=make_optimizer(**config.optimizer, updates=updates))
-    return Experiment(dataset, problem, methods.build(config.method, problem, sections), streams, updates)
+    return Experiment(dataset, model, sections, method(updates=updates), streams, updates)
 
 
 def make_advance(method: methods.Method, updates_per_call: int) -> Advance:
@@ -242,7 +265,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.Path
         log.info("data: %s", note)
     evaluators = {
         name: evaluate.make_evaluate(
-            experiment.problem.model,
+            experiment.model,
             split,
             majority_class=int(dataset.class_counts.argmax()),
             batch_size=valid.eval_batch_size,
@@ -291,7 +314,7 @@ def _loop(
     """Runs the updates that are left. Returns the last state and the last row of `metrics.jsonl`."""
     step = int(state.step)
     stops = boundaries(experiment.updates, config.eval_every, step)
-    examples = _on_device(experiment.streams)
+    examples = on_device(experiment.streams)
     advance = make_advance(experiment.method, config.updates_per_call)
     blocks = sampling.prefetch(feed(experiment, step, stops, config.updates_per_call))
     row: dict[str, Any] = {}
@@ -320,7 +343,7 @@ def _loop(
     return state, row
 
 
-def _on_device(streams: Mapping[str, sampling.Stream]) -> dict[str, Examples]:
+def on_device(streams: Mapping[str, sampling.Stream]) -> dict[str, Examples]:
     """Puts each stream's examples on the device, arrays that streams share only once."""
     arrays: dict[int, jax.Array] = {}
     place = lambda array: arrays.setdefault(id(array), jnp.asarray(array))  # noqa: E731

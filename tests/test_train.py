@@ -110,7 +110,7 @@ def test_calls_of_any_length_give_the_same_bits(tmp_path):
 def test_training_compiles_once():
     experiment = train.build(config_lib.validate(small_config()))
     advance = train.make_advance(experiment.method, 4)
-    examples = train._on_device(experiment.streams)
+    examples = train.on_device(experiment.streams)
     state = experiment.method.init(0)
     for count, indices in train.feed(experiment, 0, [10, 15], 4):
         state, _ = advance(state, examples, indices, count)

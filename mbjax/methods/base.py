@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,12 +22,16 @@ class Problem:
       loss_fn: its loss on a batch `{"x", "y"}`.
       tx: the optimiser.
       example: inputs of one example, `[1, ...]`, for the shapes of the weights.
+      class_counts: training examples of each class, `[classes]`.
+      updates: of the whole run.
     """
 
     model: nn.Module
     loss_fn: LossFn
     tx: optax.GradientTransformation
     example: np.ndarray
+    class_counts: Any
+    updates: int
 
     def init(self, seed: int) -> TrainState:
         """Fresh weights. The same seed gives every method the same ones."""
