@@ -1,5 +1,6 @@
 """Scores of a model on a whole split: padded to full batches, the padding cut off again, nothing dropped."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import numpy as np
 
 from mbjax import metrics
 from mbjax.state import TrainState
-from mbjax.types import Split
+from mbjax.types import PyTree, Split
 
 
 def make_predict(model: nn.Module, split: Split, *, batch_size: int) -> Callable[[TrainState], np.ndarray]:
@@ -28,13 +29,11 @@ def make_predict(model: nn.Module, split: Split, *, batch_size: int) -> Callable
     x = np.concatenate([split.x, np.repeat(split.x[:1], padding, axis=0)])
     batches = jnp.asarray(x.reshape(-1, batch_size, *x.shape[1:]))
 
-    @jax.jit
-    def logits(state: TrainState, batches: jax.Array) -> jax.Array:
-        variables = {"params": state.params, **state.model_state}
-        return jax.lax.map(lambda x: model.apply(variables, x, train=False), batches)
+    logits = _make_logits(model)
 
     def predict(state: TrainState) -> np.ndarray:
-        z = np.asarray(logits(state, batches), np.float64).reshape(count + padding, -1)[:count]
+        z = logits({"params": state.params, **state.model_state}, batches)
+        z = np.asarray(z, np.float64).reshape(count + padding, -1)[:count]
         if z.shape[1] == 1:
             z = np.concatenate([np.zeros_like(z), z], axis=1)
         z -= z.max(1, keepdims=True)
@@ -42,6 +41,12 @@ def make_predict(model: nn.Module, split: Split, *, batch_size: int) -> Callable
         return p / p.sum(1, keepdims=True)
 
     return predict
+
+
+@functools.lru_cache(maxsize=32)
+def _make_logits(model: nn.Module) -> Callable[[PyTree, jax.Array], jax.Array]:
+    """One compiled function a model, whichever split or run it is for."""
+    return jax.jit(lambda variables, batches: jax.lax.map(lambda x: model.apply(variables, x, train=False), batches))
 
 
 def make_evaluate(

@@ -51,7 +51,9 @@ class Experiment:
 
     dataset: Dataset
     model: nn.Module
-    sections: Mapping[str, Any]
+    sections: Mapping[str, Any]  # of the configuration, as dicts
+    make_method: Callable[..., methods.Method]  # `make_method` below, but for the arguments that this run decides
+    class_counts: np.ndarray  # training examples of each class
     method: methods.Method
     streams: Mapping[str, sampling.Stream]
     updates: int
@@ -66,23 +68,23 @@ def make_optimizer(
 
 
 def make_method(
-    name: str, sections: Mapping[str, Any], *, model: nn.Module, dataset: Dataset, class_counts: Any, updates: int
+    name: str, *, model: nn.Module, example: np.ndarray, sections: Mapping[str, Any], class_counts: Any, updates: int
 ) -> methods.Method:
     """Builds a method with its loss and optimiser.
 
     Args:
       name: of `mbjax.methods.METHODS`.
+      model: what it trains.
+      example: inputs of one example, `[1, ...]`.
       sections: the sections of a configuration by name. Their learning rates, weights and the like may be traced, and
         so may `class_counts`: a population of runs shares one compiled program (`mbjax.population`).
-      model: what it trains.
-      dataset: for the shape of an example.
       class_counts: training examples of each class, `[classes]`.
       updates: of the whole run.
     """
     loss = losses.build(**sections["loss"], class_counts=class_counts)
     tx = make_optimizer(**sections["optimizer"], updates=updates)
     loss_fn = losses.supervised_loss(model.apply, loss)
-    problem = methods.Problem(model, loss_fn, tx, dataset.train.x[:1], class_counts, updates)
+    problem = methods.Problem(model, loss_fn, tx, example, class_counts, updates)
     return methods.build(name, problem, sections)
 
 
@@ -93,10 +95,9 @@ def build(config: ml_collections.FrozenConfigDict) -> Experiment:
         key: value.to_dict() for key, value in config.items() if isinstance(value, ml_collections.FrozenConfigDict)
     }
     model = models.build(**sections["model"], outputs=1 if len(dataset.classes) == 2 else len(dataset.classes))
-    method = functools.partial(
-        make_method, config.method, sections, model=model, dataset=dataset, class_counts=dataset.class_counts
-    )
-    shapes = method(updates=1)  # the number of updates may depend on the streams
+    method = functools.partial(make_method, config.method, model=model, example=dataset.train.x[:1])
+    options = {"sections": sections, "class_counts": dataset.class_counts}
+    shapes = method(**options, updates=1)  # the number of updates may depend on the streams
     cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
     streams = {
         name: sampling.make_stream(
@@ -108,7 +109,10 @@ def build(config: ml_collections.FrozenConfigDict) -> Experiment:
     if updates is None:
         epoch = streams[shapes.epoch_stream].epoch_length
         updates = math.ceil(config.epochs * epoch / math.prod(shapes.streams[shapes.epoch_stream]))
-    return Experiment(dataset, model, sections, method(updates=updates), streams, updates)
+    return Experiment(
+        dataset=dataset, model=model, make_method=method, **options,
+        method=method(**options, updates=updates), streams=streams, updates=updates,
+    )  # fmt: skip
 
 
 def make_advance(method: methods.Method, updates_per_call: int) -> Advance:

@@ -1,0 +1,387 @@
+"""Every method on one task, on the same splits: `python -m mbjax.compare --config=configs/loan.py --out=DIR`.
+
+    --methods=all          or names of mbjax/contenders.py, comma-separated
+    --seeds=10             0 … 9
+    --select=validation    or test, as the paper does; the table then says so
+    --jobs=N               processes, each on its share of the cores
+    --shard=I/N            only the I-th of N parts of the work (a cluster's array job); a run without it makes the table
+    --config.key=value     for every method
+
+DIR gets `results.jsonl` (a line a run), `table.md`, `times.md`, `comparison.png` and, with the search over sampler
+pairs, `pairs.png`. The same command does only what is missing.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import itertools
+import json
+import logging
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+import tqdm
+from absl import flags
+from ml_collections import config_flags
+
+import mbjax
+from mbjax import cli, data, evaluate, metrics, population, references, train
+from mbjax import config as config_lib
+from mbjax.contenders import CONTENDERS
+from mbjax.report import comparison
+from mbjax.types import Dataset, UserError
+
+log = logging.getLogger("mbjax")
+
+VALIDATION_SHARE = 0.2  # of the training part, where the configuration sets none
+SEEDS_PER_UNIT = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is compared on: a file of `configs/` and what the command line changes in it."""
+
+    file: str
+    overrides: Mapping[str, Any]
+
+    def config(self, method: str) -> ml_collections.ConfigDict:
+        spec = importlib.util.spec_from_file_location("task_config", self.file)
+        if spec is None or spec.loader is None or not os.path.exists(self.file):
+            raise UserError(f"--config={self.file}: no such file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config(method)
+        if not config.data.get("validation_share"):
+            config.data.validation_share = VALIDATION_SHARE
+        config.update_from_flattened_dict(self.overrides)
+        return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run: a contender with settings of its grid and a seed. `key` is a digest of all that decides its result."""
+
+    contender: str
+    settings: Mapping[str, Any]
+    seed: int
+    config: ml_collections.ConfigDict
+    key: str
+
+
+def plan(task: Task, names: Iterable[str], seeds: Sequence[int]) -> list[Run]:
+    """All runs of a comparison."""
+    runs = []
+    for name in names:
+        contender = CONTENDERS[name]
+        if contender.like:
+            continue
+        reference = contender.family == "reference"
+        base = task.config("erm" if reference else contender.method)
+        overrides = {key: value(base) if callable(value) else value for key, value in contender.overrides.items()}
+        if not reference:
+            overrides = {key: value for key, value in overrides.items() if key not in task.overrides}
+            base.update_from_flattened_dict(overrides)
+        for values in itertools.product(*contender.grid.values()):
+            settings = dict(zip(contender.grid, values, strict=True))
+            config = base.copy_and_resolve_references()
+            if not reference:
+                config.update_from_flattened_dict(settings)
+            what = config_lib.flatten(config.to_dict()) | {"data.dir": "", "contender": contender.method, **overrides}
+            for seed in seeds:
+                text = json.dumps([{**what, "seed": seed}, settings], sort_keys=True, default=str)
+                key = hashlib.sha256(text.encode()).hexdigest()[:16]
+                own = config.copy_and_resolve_references()
+                own.seed = seed
+                runs.append(Run(name, settings, seed, own, key))
+    return runs
+
+
+def units_of(runs: Sequence[Run]) -> list[list[Run]]:
+    """Groups runs into what one process does at a time: runs of one contender that one program can train together."""
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        apart = [(key, value) for key, value in run.settings.items() if key not in population.NUMBERS]
+        if {"support.sampler", "query.sampler"} <= {key for key, _ in apart}:
+            apart = [pair for pair in apart if pair[0] != "support.sampler"]  # a row of the search over pairs
+        if CONTENDERS[run.contender].family == "reference":
+            apart = []
+        groups.setdefault((run.contender, str(apart), run.seed // SEEDS_PER_UNIT), []).append(run)
+    return list(groups.values())
+
+
+def do(unit: Sequence[Run], code: str) -> list[dict[str, Any]]:
+    """Does the runs of a unit; a run that cannot be done gets a line that says why."""
+    if CONTENDERS[unit[0].contender].family == "reference":
+        return [_line(run, code, _reference(run)) for run in unit]
+    lines = []
+    programs: dict[str, list[Run]] = {}
+    for run in unit:
+        apart = {key: value for key, value in run.settings.items() if key not in population.NUMBERS}
+        programs.setdefault(json.dumps(apart), []).append(run)
+    for runs in programs.values():
+        lines += [_line(run, code, outcome) for run, outcome in _train(runs)]
+    return lines
+
+
+def _train(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Trains runs that differ in their seed and in `population.NUMBERS`. Yields each with its scores or its failure."""
+    by_seed: dict[int, list[Run]] = {}
+    for run in runs:
+        by_seed.setdefault(run.seed, []).append(run)
+    built: dict[tuple[Any, ...], list[tuple[int, train.Experiment]]] = {}
+    for seed, own in by_seed.items():
+        try:
+            experiment = train.build(config_lib.validate(own[0].config))
+        except UserError as error:
+            yield from ((run, {"status": "failed", "reason": str(error)}) for run in own)
+            continue
+        # After a kill in the middle, seeds may lack different settings.
+        built.setdefault(tuple(json.dumps(run.settings) for run in own), []).append((seed, experiment))
+    for texts, group in built.items():
+        seeds, experiments = zip(*group, strict=True)
+        settings = [{k: v for k, v in json.loads(t).items() if k in population.NUMBERS} for t in texts]
+        trained = population.train_population(
+            experiments, seeds, settings, updates_per_call=runs[0].config.updates_per_call
+        )
+        for seed, experiment, states in zip(seeds, experiments, trained.states, strict=True):
+            batch_size = runs[0].config.eval_batch_size
+            predict = {
+                part: evaluate.make_predict(experiment.model, experiment.dataset.splits[part], batch_size=batch_size)
+                for part in ("validation", "test")
+            }
+            for run, state in zip(by_seed[seed], states, strict=True):
+                if not population.is_finite(state):
+                    yield run, {"status": "failed", "reason": f"the loss is not finite with {_shown(run.settings)}"}
+                    continue
+                probabilities = {part: predict[part](state) for part in predict}
+                more = {"updates": experiment.updates, "mode": trained.mode, "seconds": round(trained.seconds, 4)}
+                yield run, _scores(experiment.dataset, probabilities) | more
+
+
+def _reference(run: Run) -> dict[str, Any]:
+    contender = CONTENDERS[run.contender]
+    try:
+        valid = config_lib.validate(run.config)
+        dataset = _load(valid.task, valid.seed, json.dumps(valid.data.to_dict()))
+        started = time.perf_counter()
+        balanced = bool(contender.overrides["balanced"])
+        predict = references.fit(contender.method, dataset, seed=run.seed, balanced=balanced, settings=run.settings)
+        seconds = round(time.perf_counter() - started, 4)
+    except UserError as error:
+        return {"status": "failed", "reason": str(error)}
+    probabilities = {part: predict(dataset.splits[part].x) for part in ("validation", "test")}
+    return _scores(dataset, probabilities) | {"seconds": seconds}
+
+
+@functools.lru_cache(maxsize=4)
+def _load(task: str, seed: int, options: str) -> Dataset:
+    return data.load(task, seed=seed, **json.loads(options))
+
+
+def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The scores of both parts, as predicted and with the priors divided out."""
+    counts = dataset.class_counts
+    line: dict[str, Any] = {"status": "ok", "data": _describe(dataset)}
+    adjusted = {part: metrics.adjust_priors(p, counts / counts.sum()) for part, p in probabilities.items()}
+    for prefix, predicted in (("", probabilities), ("priors_", adjusted)):
+        for part, p in predicted.items():
+            y = dataset.splits[part].y
+            line[prefix + part] = metrics.scores(p, y, majority_class=int(counts.argmax()))
+        if len(counts) == 2:  # whatever part it is scored on, the threshold is the validation part's
+            threshold = metrics.choose_threshold(predicted["validation"][:, 1], dataset.splits["validation"].y)
+            for part, p in predicted.items():
+                score = metrics.balanced_accuracy_at(p[:, 1], dataset.splits[part].y, threshold)
+                line[prefix + part]["threshold_balanced_accuracy"] = score
+    return line
+
+
+def _describe(dataset: Dataset) -> str:
+    return "; ".join([dataset.source, *dataset.notes]) if len(dataset.classes) == 2 else dataset.source
+
+
+def _line(run: Run, code: str, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    head = {"key": run.key, "contender": run.contender, "settings": dict(run.settings), "seed": run.seed, "code": code}
+    return {**head, **outcome}
+
+
+def _shown(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def read(out: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """The lines of every results file of a folder, by their run's key; a line that a kill cut short is left out."""
+    lines = {}
+    for file in sorted(out.glob("results*.jsonl")):
+        for text in file.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            lines[line["key"]] = line
+    return lines
+
+
+def append(file: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Adds the lines of a unit in one write."""
+    cut = file.exists() and not file.read_bytes().endswith(b"\n")  # a kill in the middle of a line
+    with file.open("a") as stream:
+        stream.write(("\n" if cut else "") + "".join(json.dumps(line) + "\n" for line in lines))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def compare(
+    task: Task,
+    *,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    out: pathlib.Path,
+    select: comparison.Select = "validation",
+    jobs: int = 1,
+    shard: tuple[int, int] | None = None,
+) -> str:
+    """Does what is missing and writes the table and figures.
+
+    Returns:
+      The table.
+
+    Raises:
+      UserError: a mistake in the configuration, or data that no contender can use.
+    """
+    first = task.config("erm")
+    loaded = data.load(first.task, seed=seeds[0], **config_lib.validate(first).data)  # mistakes show before the work
+    if "validation" not in loaded.splits:
+        raise UserError(f"config.data.validation_share={first.data.validation_share}: a comparison needs one above 0")
+    runs = plan(task, names, seeds)
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / (f"results-{shard[0]}.jsonl" if shard else "results.jsonl")
+    done = read(out)
+    units = units_of([run for run in runs if run.key not in done])
+    # The largest first, so that no process ends long before the others; a shard takes every n-th.
+    units.sort(key=len, reverse=True)
+    if shard:
+        units = units[shard[0] :: shard[1]]
+    code = _code()
+    progress = tqdm.tqdm(total=sum(map(len, units)), unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    with progress:
+        for number, lines in enumerate(_work(units, code, jobs), 1):
+            append(file, lines)
+            progress.update(len(lines))
+            if progress.disable:
+                log.info("%d of %d units: %s, %d runs", number, len(units), lines[0]["contender"], len(lines))
+    done = read(out)
+    lines = [done[run.key] for run in runs if run.key in done]
+    lines += [_adjusted(line, name) for name in names if CONTENDERS[name].like for line in lines
+              if line["contender"] == CONTENDERS[name].like and line["status"] == "ok"]  # fmt: skip
+    table = comparison.make_table(lines, task=first.task, select=select)
+    (out / "table.md").write_text(table)
+    (out / "times.md").write_text(comparison.make_times(lines))
+    if any(line["status"] == "ok" for line in lines):
+        comparison.plot_comparison(lines, out / "comparison.png", task=first.task, select=select)
+        comparison.plot_pairs(lines, out / "pairs.png", task=first.task)
+    return table
+
+
+def _adjusted(line: Mapping[str, Any], contender: str) -> dict[str, Any]:
+    return {**line, "contender": contender, "validation": line["priors_validation"], "test": line["priors_test"]}
+
+
+def _work(units: Sequence[Sequence[Run]], code: str, jobs: int) -> Iterator[list[dict[str, Any]]]:
+    if jobs == 1:
+        yield from (do(unit, code) for unit in units)
+        return
+    context = multiprocessing.get_context("spawn")
+    workers = context.Value("i", 0)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(jobs, max(len(units), 1)), context, initializer=_start_worker, initargs=(workers, jobs)
+    )
+    try:
+        pending = [pool.submit(do, unit, code) for unit in units]
+        for future in concurrent.futures.as_completed(pending):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker(workers: Any, jobs: int) -> None:
+    """Gives a process its share of the cores: many threads of many processes would wait for one another."""
+    with workers.get_lock():
+        number, workers.value = workers.value, workers.value + 1
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number % len(cores) :: jobs])
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    cli.show_log()
+
+
+def _leave_with_parent() -> None:
+    """A worker whose parent was killed would else wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _code() -> str:
+    """The commit of the code, where it is a checkout, else its version."""
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        return "commit " + subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"version {mbjax.__version__}"
+
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The task, such as configs/loan.py.")
+_METHODS = flags.DEFINE_string("methods", "all", "Names of mbjax/contenders.py, comma-separated.")
+_SEEDS = flags.DEFINE_integer("seeds", 10, "How many.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", None, "The comparison's folder.")
+_SELECT = flags.DEFINE_enum("select", "validation", ["validation", "test"], "What settings are chosen on.")
+_JOBS = flags.DEFINE_integer("jobs", 1, "Processes.", lower_bound=1)
+_SHARD = flags.DEFINE_string("shard", "", "I/N: only the I-th of N parts of the work, from 0.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: options are written --config.key=value")
+    cli.show_log()
+    names = list(CONTENDERS) if _METHODS.value == "all" else _METHODS.value.split(",")
+    for name in names:
+        if name not in CONTENDERS:
+            raise UserError(f"--methods={name}: choose among all, {', '.join(CONTENDERS)}")
+    names += [like for name in names if (like := CONTENDERS[name].like) and like not in names]
+    shard = None
+    if _SHARD.value:
+        try:
+            number, count = map(int, _SHARD.value.split("/"))
+        except ValueError:
+            number, count = 0, 0
+        if not 0 <= number < count:
+            raise UserError(f"--shard={_SHARD.value}: write I/N with I from 0 to N - 1")
+        shard = (number, count)
+    task = Task(
+        config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0],
+        config_flags.get_override_values(flags.FLAGS["config"]),
+    )
+    print(
+        compare(
+            task, names=names, seeds=range(_SEEDS.value), out=pathlib.Path(_OUT.value), select=_SELECT.value,
+            jobs=_JOBS.value, shard=shard,
+        )
+    )  # fmt: skip
+    print(f"in {_OUT.value}: table.md, times.md, results.jsonl, comparison.png")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "out"])
+    cli.run(main)

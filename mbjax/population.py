@@ -1,0 +1,205 @@
+"""Many runs in one compiled program: seeds × settings along mapped axes.
+
+Each run has its own split, samples, initial weights and settings, and the result that it would have alone, to rounding.
+"""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbjax import sampling, train
+from mbjax.state import TrainState
+
+log = logging.getLogger("mbjax")
+
+NUMBERS = (
+    *("optimizer.lr", "optimizer.weight_decay"),
+    *("loss.beta", "loss.gamma", "loss.tau", "meta.inner_lr", "meta.beta"),
+)
+"""The configuration keys in which runs of one program may differ, beside the seed."""
+
+Mode = Literal["auto", "together", "in_turn"]
+Program = Callable[..., tuple[TrainState, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """Trained runs.
+
+    Attributes:
+      states: `states[s][v]`, the last state of seed number s with setting number v.
+      seconds: of training, compilation included, divided by the number of runs.
+      mode: how they were trained, `"together"` or `"in_turn"`.
+    """
+
+    states: list[list[TrainState]]
+    seconds: float
+    mode: str
+
+
+def train_population(
+    experiments: Sequence[train.Experiment],
+    seeds: Sequence[int],
+    settings: Sequence[Mapping[str, float]] = ({},),
+    *,
+    updates_per_call: int = 100,
+    mode: Mode = "auto",
+) -> Population:
+    """Trains every experiment with every setting.
+
+    Args:
+      experiments: of configurations that differ in their seed alone.
+      seeds: theirs, in the same order; of the initial weights and the random keys.
+      settings: values of `NUMBERS`, the same keys in each; they replace the configuration's.
+      updates_per_call: updates that the device does without returning to the host.
+      mode: `"together"` maps the program over all runs; `"in_turn"` runs them one after another through a program that
+        they share. `"auto"` takes the faster: together, but for convolutions on a CPU, which mapping turns into grouped
+        ones, several times slower (`benchmarks/population.py` measures both).
+
+    Raises:
+      ValueError: a setting that is none of `NUMBERS`.
+    """
+    if unknown := {key for setting in settings for key in setting} - set(NUMBERS):
+        raise ValueError(f"settings {sorted(unknown)}: runs of one program can differ in {', '.join(NUMBERS)}")
+    together = mode == "together" or (mode == "auto" and _pays(experiments[0]))
+    log.info("%d runs %s", len(experiments) * len(settings), "together, as one" if together else "in turn")
+    started = time.perf_counter()
+    states = (_together if together else _in_turn)(experiments, seeds, settings, updates_per_call)
+    jax.block_until_ready(jax.tree.leaves([[s.params for s in row] for row in states]))
+    seconds = (time.perf_counter() - started) / (len(experiments) * len(settings))
+    return Population(states, seconds, "together" if together else "in_turn")
+
+
+def is_finite(state: TrainState) -> bool:
+    """Whether a run has kept its weights finite; one whose loss was not has lost them."""
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
+
+
+def _pays(experiment: train.Experiment) -> bool:
+    state = jax.eval_shape(experiment.method.init, 0)
+    return jax.default_backend() != "cpu" or all(leaf.ndim < 4 for leaf in jax.tree.leaves(state.params))
+
+
+def _together(experiments, seeds, settings, updates_per_call) -> list[list[TrainState]]:
+    first = experiments[0]
+    numbers = {key: jnp.asarray([setting[key] for setting in settings], jnp.float32) for key in settings[0]}
+    member = np.repeat(np.asarray(seeds)[:, None], len(settings), axis=1)
+    states = jax.jit(jax.vmap(jax.vmap(first.method.init)))(member)
+    counts = jnp.asarray(np.stack([e.class_counts for e in experiments]), jnp.float32)
+    examples = jax.tree.map(jnp.asarray, _stack([_examples(e) for e in experiments]))
+    updates = np.array([e.updates for e in experiments], np.int32)
+    equal = bool((updates == updates[0]).all())
+    program = _program(first, tuple(numbers), updates_per_call, updates[0] if equal else None, mapped=True)
+    for start, indices in sampling.prefetch(_indices(experiments, updates.max(), updates_per_call)):
+        count = np.clip(updates - start, 0, updates_per_call)
+        count, last = (count[0], updates[0]) if equal else (count, updates)
+        states, _ = program(states, numbers, counts, examples, indices, count, last)
+    return [[jax.tree.map(lambda x: x[s, v], states) for v in range(len(settings))] for s in range(len(seeds))]  # noqa: B023
+
+
+def _in_turn(experiments, seeds, settings, updates_per_call) -> list[list[TrainState]]:
+    numbers = [{key: jnp.float32(value) for key, value in setting.items()} for setting in settings]
+    everything = []
+    init = jax.jit(experiments[0].method.init)
+    for experiment, seed in zip(experiments, seeds, strict=True):
+        program = _program(experiment, tuple(settings[0]), updates_per_call, experiment.updates, mapped=False)
+        states = [init(seed) for _ in settings]  # a copy each: the program takes it over
+        counts = jnp.asarray(experiment.class_counts, jnp.float32)
+        examples = jax.tree.map(jnp.asarray, _examples(experiment))
+        for start, indices in sampling.prefetch(_indices([experiment], experiment.updates, updates_per_call)):
+            indices = {name: jnp.asarray(rows[0]) for name, rows in indices.items()}
+            count = min(updates_per_call, experiment.updates - start)
+            states = [
+                program(state, own, counts, examples, indices, count, experiment.updates)[0]
+                for state, own in zip(states, numbers, strict=True)
+            ]
+        everything.append(states)
+    return everything
+
+
+_PROGRAMS: dict[str, Program] = {}
+
+
+def _program(
+    experiment: train.Experiment, keys: tuple[str, ...], updates_per_call: int, updates: int | None, *, mapped: bool
+) -> Program:
+    """`program(states, numbers, class_counts, examples, indices, count, updates)`: the next `count` updates.
+
+    Programs are kept: populations that differ in their samplers share one. The number of all updates is part of the
+    program if it is given (optax's schedules need to know it), else its last argument.
+    """
+    sections = {
+        name: {k: v for k, v in section.items() if k not in ("sampler", "sampling_strategy", "neighbors", "dir")}
+        for name, section in experiment.sections.items()
+    }
+    name = experiment.make_method.args[0]  # pyright: ignore[reportFunctionMemberAccess]
+    shape = experiment.dataset.train.x.shape[1:]
+    key = json.dumps(
+        [name, sections, repr(experiment.model), keys, updates_per_call, updates, mapped, shape], default=str
+    )
+    if key in _PROGRAMS:
+        return _PROGRAMS[key]
+
+    def advance(state, numbers, class_counts, examples, indices, count, last):
+        method = experiment.make_method(
+            sections=_replaced(experiment.sections, numbers), class_counts=class_counts,
+            updates=last if updates is None else int(updates),
+        )  # fmt: skip
+        return train.make_advance(method, updates_per_call)(state, examples, indices, count)
+
+    if mapped:
+        by_run = None if updates is not None else 0
+        advance = jax.vmap(advance, in_axes=(0, 0, None, None, None, None, None))
+        advance = jax.vmap(advance, in_axes=(0, None, 0, 0, 0, by_run, by_run))
+    _PROGRAMS[key] = jax.jit(advance, donate_argnums=0)
+    return _PROGRAMS[key]
+
+
+def _replaced(sections: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[str, Any]:
+    new = {name: dict(section) for name, section in sections.items()}
+    for key, value in numbers.items():
+        section, name = key.split(".")
+        new[section][name] = value
+    return new
+
+
+def _examples(experiment: train.Experiment) -> dict[str, dict[str, np.ndarray]]:
+    """Each stream's examples, padded to a power of two: resampled parts differ in size, and programs by shape."""
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        rest = 2 ** (len(array) - 1).bit_length() - len(array)
+        return np.pad(array, [(0, rest)] + [(0, 0)] * (array.ndim - 1))
+
+    return {name: {"x": padded(stream.x), "y": padded(stream.y)} for name, stream in experiment.streams.items()}
+
+
+def _stack(trees: list[Any]) -> Any:
+    def stack(*arrays: np.ndarray) -> np.ndarray:
+        rows = max(map(len, arrays))
+        return np.stack([np.pad(a, [(0, rows - len(a))] + [(0, 0)] * (a.ndim - 1)) for a in arrays])
+
+    return jax.tree.map(stack, *trees)
+
+
+def _indices(
+    experiments: Sequence[train.Experiment], updates: int, updates_per_call: int
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yields `(start, {stream: indices [experiments, updates_per_call, ...]})` of each call."""
+    shapes = experiments[0].method.streams
+    for start in range(0, int(updates), updates_per_call):
+        indices = {
+            name: np.zeros((len(experiments), updates_per_call, *shape), np.int32) for name, shape in shapes.items()
+        }
+        for s, experiment in enumerate(experiments):
+            count = min(updates_per_call, experiment.updates - start)
+            for name, shape in shapes.items():
+                if count > 0:
+                    indices[name][s, :count] = experiment.streams[name].indices(start, count, shape)
+        yield start, indices

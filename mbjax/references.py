@@ -1,0 +1,53 @@
+"""What is no neural network: logistic regression and gradient-boosted trees, on the same splits."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.class_weight import compute_sample_weight
+
+from mbjax.types import Dataset, UserError
+
+
+def _installed(package: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(package), name)
+    except ImportError:
+        raise UserError(f"{package} is not installed: pip install 'mbjax[trees]'") from None
+
+
+REFERENCES: dict[str, Callable[..., Any]] = {
+    "logistic_regression": lambda seed, **settings: LogisticRegression(max_iter=5000, random_state=seed, **settings),
+    "hist_gradient_boosting": lambda seed, **settings: HistGradientBoostingClassifier(random_state=seed, **settings),
+    "lightgbm": lambda seed, **settings: _installed("lightgbm", "LGBMClassifier")(
+        random_state=seed, n_jobs=1, verbosity=-1, **settings
+    ),
+    "xgboost": lambda seed, **settings: _installed("xgboost", "XGBClassifier")(random_state=seed, n_jobs=1, **settings),
+}
+
+
+def fit(
+    name: str, dataset: Dataset, *, seed: int, balanced: bool, settings: Mapping[str, Any]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Fits a reference to the training part.
+
+    Args:
+      name: a key of `REFERENCES`.
+      dataset: what to fit to; examples of any shape are flattened.
+      seed: the `random_state`.
+      balanced: weighs examples by the inverse frequency of their class.
+      settings: the estimator's parameters.
+
+    Returns:
+      `predict(x) -> probabilities [n, classes]`.
+
+    Raises:
+      UserError: the package is not installed.
+    """
+    estimator = REFERENCES[name](seed, **settings)
+    weight = compute_sample_weight("balanced", dataset.train.y) if balanced else None
+    estimator.fit(dataset.train.x.reshape(len(dataset.train), -1), dataset.train.y, sample_weight=weight)
+    return lambda x: np.asarray(estimator.predict_proba(x.reshape(len(x), -1)), np.float64)

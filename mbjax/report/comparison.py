@@ -1,0 +1,250 @@
+"""A comparison's runs → the chosen ones, a table and figures."""
+
+import collections
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mbjax.contenders import CONTENDERS
+from mbjax.report.paper import ROC_AUC
+from mbjax.report.tables import mean_and_error, paired_difference
+
+Select = Literal["validation", "test"]
+COLUMNS = {  # of a table, beside the score that is compared
+    "average_precision": "average precision",
+    "balanced_accuracy": "balanced accuracy",
+    "threshold_balanced_accuracy": "at the validation threshold",
+    "calibration_error": "calibration error",
+}
+
+
+def frame_of(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row a run that ended well: `contender`, `seed`, `settings` (JSON), `seconds`, `validation_*`, `test_*`."""
+    rows = [
+        {
+            **{key: line[key] for key in ("contender", "seed", "seconds")},
+            "settings": json.dumps(line["settings"]),
+            **{f"{part}_{name}": value for part in ("validation", "test") for name, value in line[part].items()},
+        }
+        for line in lines
+        if line["status"] == "ok"
+    ]
+    return pd.DataFrame(rows)
+
+
+def choose(runs: pd.DataFrame, score: str, select: Select) -> pd.DataFrame:
+    """Of each contender and seed the run with the best settings.
+
+    By validation, each seed chooses for itself, by its own validation part. By test, as the paper does, each contender
+    has one setting, the one whose mean test score over seeds is best.
+    """
+    if select == "validation":
+        best = runs.groupby(["contender", "seed"], sort=False)[f"validation_{score}"].idxmax()
+        return runs.loc[best]
+    means = runs.groupby(["contender", "settings"], sort=False)[f"test_{score}"].mean().reset_index()
+    winners = means.loc[means.groupby("contender", sort=False)[f"test_{score}"].idxmax(), ["contender", "settings"]]
+    return runs.merge(winners, on=["contender", "settings"])
+
+
+def score_of(runs: pd.DataFrame) -> str:
+    """What contenders are chosen and compared by: ROC-AUC of two classes, else balanced accuracy."""
+    return "roc_auc" if "test_roc_auc" in runs else "balanced_accuracy"
+
+
+def make_table(lines: Sequence[Mapping[str, Any]], *, task: str, select: Select) -> str:
+    """The comparison as Markdown.
+
+    Args:
+      lines: of `results.jsonl`, in any order; contenders are shown in the order of `CONTENDERS`.
+      task: for the paper's figures.
+      select: how settings were chosen.
+    """
+    runs = frame_of(lines)
+    if runs.empty:
+        return "No run has ended well.\n" + _failures(lines, runs)
+    score = score_of(runs)
+    chosen = choose(runs, score, select)
+    groups = {name: chosen[chosen["contender"] == name].set_index("seed") for name in CONTENDERS}
+    groups = {name: group for name, group in groups.items() if len(group)}
+    paper = ROC_AUC.get(task, {})
+    best = _best_baseline(groups, score)
+    shown = [name for name in COLUMNS if name != score and f"test_{name}" in chosen]
+    title = {"roc_auc": "ROC-AUC", "balanced_accuracy": "balanced accuracy"}[score]
+    head = ["", "seeds", title, "less naive (95%)", f"less {CONTENDERS[best].title} (95%)", "paper"]
+    head += [*(COLUMNS[name] for name in shown), "settings chosen most often"]
+    rows = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    for name, group in groups.items():
+        values = group[f"test_{score}"]
+        cells = [CONTENDERS[name].title, str(len(group)), mean_and_error(values.to_numpy())]
+        cells += [_difference(values, groups, other, score) if name != other else "" for other in ("naive", best)]
+        cells.append(_paper(paper.get(name)))
+        cells += [mean_and_error(group[f"test_{column}"].to_numpy()) for column in shown]
+        cells.append(_settings(group["settings"]))
+        rows.append("| " + " | ".join(cells) + " |")
+    seeds = chosen["seed"].nunique()
+    how = (
+        "by each seed on its own validation part; the test part chose nothing, not even the best baseline"
+        if select == "validation"
+        else "**on the test part**, one setting for all seeds, as the paper does: these figures flatter every row, the "
+        "more so the larger its grid"
+    )
+    facts = [
+        f"Data: {'; '.join(sorted({line['data'] for line in lines if line.get('data')}))}.",
+        f"{seeds} seeds, each with its own split; mean ± standard error; paired differences on the same seeds with 95% t "
+        f"intervals. Settings were chosen {how}.",
+        f"Code: {', '.join(sorted({line['code'] for line in lines}))}.",
+    ]
+    parts = ["\n".join(facts), "\n".join(rows), _verdict(groups, score, paper, best), _failures(lines, runs)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def make_times(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Seconds of training per run, of each contender, as Markdown."""
+    runs = frame_of(lines)
+    if runs.empty:
+        return ""
+    rows = ["| | runs | seconds per run | of these together, as one program |", "| --- | --- | --- | --- |"]
+    modes = collections.Counter((line["contender"], line.get("mode")) for line in lines if line["status"] == "ok")
+    for name, group in runs.groupby("contender", sort=False):
+        share = modes[str(name), "together"] / len(group)
+        rows.append(f"| {CONTENDERS[str(name)].title} | {len(group)} | {group['seconds'].mean():.2f} | {share:.0%} |")
+    return "\n".join(rows) + "\n"
+
+
+def _best_baseline(groups: Mapping[str, pd.DataFrame], score: str) -> str:
+    baselines = [name for name in groups if CONTENDERS[name].family == "baseline"] or list(groups)
+    return max(baselines, key=lambda name: groups[name][f"validation_{score}"].mean())
+
+
+def _difference(values: pd.Series, groups: Mapping[str, pd.DataFrame], other: str, score: str) -> str:
+    if other not in groups:
+        return ""
+    mean, half, _ = paired_difference(values, groups[other][f"test_{score}"])
+    return f"{mean:+.4f} ± {half:.4f}"
+
+
+def _paper(figure: tuple[float, float | None] | None) -> str:
+    if figure is None:
+        return ""
+    return f"{figure[0]:.3f}" + (f" ± {figure[1]:.3f}" if figure[1] is not None else "")
+
+
+def _settings(settings: pd.Series) -> str:
+    (most, count), *_ = collections.Counter(settings).most_common()
+    values = json.loads(most)
+    shown = ", ".join(f"{key.removeprefix('optimizer.')} {value}" for key, value in values.items() if value is not None)
+    return f"{shown} ({count}/{len(settings)})" if shown else ""
+
+
+def _verdict(
+    groups: Mapping[str, pd.DataFrame], score: str, paper: Mapping[str, tuple[float, float | None]], best: str
+) -> str:
+    """In words, whether MetaBalance is better than naive training, the best baseline and its own controls."""
+    sentences = []
+    for name in ("metabalance", "ms_metabalance"):
+        if name not in groups:
+            continue
+        others = dict.fromkeys(["naive", best, *(o for o in groups if CONTENDERS[o].family == "control")])
+        for other in others:
+            if other not in groups or other == name:
+                continue
+            mean, half, _ = paired_difference(groups[name][f"test_{score}"], groups[other][f"test_{score}"])
+            if not np.isfinite(half):
+                continue
+            verdict = "not clearly different from zero"
+            if abs(mean) > half:
+                verdict = "clearly above zero" if mean > 0 else "clearly below zero: it is worse"
+            claim = ""
+            if other in paper and name in paper:
+                claim = f" (the paper's: {paper[name][0] - paper[other][0]:+.3f})"
+            sentences.append(
+                f"- {CONTENDERS[name].title} less {CONTENDERS[other].title}: {mean:+.4f} ± {half:.4f}, {verdict}{claim}."
+            )
+    return "\n".join(sentences)
+
+
+def _failures(lines: Sequence[Mapping[str, Any]], runs: pd.DataFrame) -> str:
+    """What could not run, and why."""
+    failed: dict[tuple[str, str], set[int]] = {}
+    for line in lines:
+        if line["status"] != "ok":
+            failed.setdefault((line["contender"], line["reason"]), set()).add(line["seed"])
+    order = {name: place for place, name in enumerate(CONTENDERS)}
+    done = set() if runs.empty else set(runs["contender"])
+    text = [
+        f"- {CONTENDERS[name].title}{'' if name in done else ' has no result'}: {reason} ({len(seeds)} seeds)"
+        for (name, reason), seeds in sorted(failed.items(), key=lambda item: (order[item[0][0]], item[0][1]))
+    ]
+    return "Runs that failed:\n\n" + "\n".join(text) if text else ""
+
+
+def plot_comparison(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, task: str, select: Select) -> None:
+    """Draws every contender's mean test score with its standard error, and the paper's figure beside it."""
+    runs = frame_of(lines)
+    score = score_of(runs)
+    chosen = choose(runs, score, select)
+    present = set(chosen["contender"])
+    names = [name for name in CONTENDERS if name in present][::-1]
+    by_name = chosen.groupby("contender")[f"test_{score}"]
+    paper = ROC_AUC.get(task, {})
+    colors = {"baseline": "C0", "metabalance": "C3", "control": "C1", "reference": "0.4"}
+    figure = Figure(figsize=(8, 0.27 * len(names) + 1.4), layout="constrained")
+    axes: Axes = figure.subplots()
+    labelled = set()
+    for place, name in enumerate(names):
+        family = CONTENDERS[name].family
+        label = None if family in labelled else family.replace("metabalance", "MetaBalance")
+        labelled.add(family)
+        error = by_name.sem()[name]
+        axes.errorbar(
+            by_name.mean()[name],
+            place,
+            xerr=0 if np.isnan(error) else error,
+            fmt="o",
+            color=colors[family],
+            label=label,
+        )
+        if name in paper:
+            label = None if "paper" in labelled else "paper"
+            labelled.add("paper")
+            axes.plot(paper[name][0], place, "x", color="k", label=label)
+    if "naive" in present:
+        axes.axvline(by_name.mean()["naive"], color="C0", linestyle=":", linewidth=1)
+    axes.set_yticks(range(len(names)), [CONTENDERS[name].title for name in names], fontsize=8)
+    title = f"{task}; settings chosen on {select}"
+    axes.set(xlabel=f"test {score.replace('_', ' ').replace('roc auc', 'ROC-AUC')}, mean ± s.e.", title=title)
+    axes.legend(frameon=False, fontsize=8, loc="best")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(file, dpi=150)
+
+
+def plot_pairs(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, task: str) -> bool:
+    """Draws the mean validation score of each support × query sampler pair; False if no run has searched them."""
+    runs = frame_of([line for line in lines if {"support.sampler", "query.sampler"} <= set(line["settings"])])
+    if runs.empty:
+        return False
+    score = score_of(runs)
+    settings = pd.DataFrame([json.loads(text) for text in runs["settings"]])
+    runs = runs.assign(support=settings["support.sampler"], query=settings["query.sampler"])
+    means = runs.pivot_table(index="support", columns="query", values=f"validation_{score}", sort=False)
+    figure = Figure(figsize=(0.62 * means.shape[1] + 3, 0.45 * means.shape[0] + 2), layout="constrained")
+    axes: Axes = figure.subplots()
+    image = axes.imshow(means.to_numpy(), cmap="viridis", aspect="auto")
+    axes.set_xticks(range(means.shape[1]), [*means.columns], rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(means.shape[0]), [*means.index], fontsize=8)
+    middle = (np.nanmin(means.to_numpy()) + np.nanmax(means.to_numpy())) / 2
+    for (row, column), value in np.ndenumerate(means.to_numpy()):
+        if np.isfinite(value):
+            color = "k" if value > middle else "w"
+            axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=color, fontsize=7)
+    seeds = runs["seed"].nunique()
+    axes.set(xlabel="query sampler", ylabel="support sampler", title=f"{task}: mean over {seeds} seeds")
+    figure.colorbar(image, ax=axes, label=f"validation {score.replace('_', ' ').replace('roc auc', 'ROC-AUC')}")
+    figure.savefig(file, dpi=150)
+    return True
