@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_dict
 from mbjax.types import UserError
 
 CHOICES = {
+    "loss.class_weight": ("none", "inverse", "effective"),
     "meta.grad_mode": ("mixed", "reverse", "first_order"),
     "meta.model_state_from": ("both", "support", "query"),
     "optimizer.schedule": ("constant", "cosine"),
@@ -66,7 +67,16 @@ def base() -> ConfigDict:
                 "pairs_per_chunk": 80,
                 "model_state_from": "both",
             },
-            "loss": {"name": "cross_entropy"},  # a name of mbjax.losses.LOSSES
+            "loss": {
+                "name": "cross_entropy",  # a name of mbjax.losses.LOSSES
+                "class_weight": "none",  # or "inverse" (of the frequency), or "effective" (number of examples)
+                "beta": 0.999,  # of the effective number; published with LDAM: 0.9999
+                "gamma": 2.0,  # of focal
+                "tau": 1.0,  # of logit_adjustment
+                "max_margin": 0.5,  # of ldam
+                "scale": 30.0,  # of ldam
+                "deferred": 0.8,  # method drw: class weights start after this share of the updates
+            },
             "optimizer": {
                 "lr": 0.02,
                 "momentum": 0.9,
@@ -125,11 +135,21 @@ def validate(config: ConfigDict) -> ml_collections.FrozenConfigDict:
         *("eval_batch_size", "updates_per_call", "keep_checkpoints"),
     ):
         check(key, "at least 1 is needed", lambda x: x >= 1)
-    for key in ("meta.inner_lr", "meta.beta", "optimizer.weight_decay", "seed"):
+    for key in (
+        "meta.inner_lr",
+        "meta.beta",
+        "optimizer.weight_decay",
+        "seed",
+        "loss.gamma",
+        "loss.tau",
+        "loss.max_margin",
+    ):
         check(key, "a number of at least 0 is needed", lambda x: math.isfinite(x) and x >= 0)
-    for key in ("optimizer.lr", "epochs", "eval_every"):
+    for key in ("optimizer.lr", "epochs", "eval_every", "loss.scale"):
         check(key, "a number above 0 is needed", lambda x: math.isfinite(x) and x > 0)
-    check("optimizer.momentum", "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
+    for key in ("optimizer.momentum", "loss.beta"):
+        check(key, "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
+    check("loss.deferred", "a number from 0 to 1 is needed", lambda x: 0 <= x <= 1)
     check("updates", "at least 1 is needed, or None for config.epochs to decide", lambda x: x is None or x >= 1)
     for key, choices in CHOICES.items():
         check(key, f"choose one of {', '.join(choices)}", choices.__contains__)

@@ -1,5 +1,6 @@
 """Losses per example, reduced by the caller, and the step from a flax model to a `LossFn`."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -55,31 +56,223 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """`sigmoid_cross_entropy` of a model with one output, `softmax_cross_entropy` of one with several."""
-    binary = logits.ndim == 1 or logits.shape[-1] == 1
-    return sigmoid_cross_entropy(logits, labels) if binary else softmax_cross_entropy(logits, labels)
+    return (sigmoid_cross_entropy if _is_binary(logits) else softmax_cross_entropy)(logits, labels)
 
 
-def build(name: str, *, class_counts: Any) -> PerExampleLoss:
-    """The loss of `config.loss`.
+def focal(logits: jax.Array, labels: jax.Array, *, gamma: float | jax.Array) -> jax.Array:
+    """Focal loss, `−Σ_c y_c (1 − p_c)^γ log p_c`: what is classified well counts less.
+
+    Lin et al. 2017, "Focal Loss for Dense Object Detection", without its α, for which there are class weights. At
+    γ = 0 it is the cross-entropy.
+
+    Args:
+      logits: `[n]` or `[n, 1]` for two classes, else `[n, classes]`.
+      labels: as `cross_entropy` takes them.
+      gamma: `γ ≥ 0`, may be traced.
+
+    Returns:
+      `[n]`, nats, of the logits' dtype.
+    """
+    log_p = jax.nn.log_softmax(_two_sided(logits), axis=-1)
+    # Kept off zero, where a power below 1 has no finite gradient.
+    rest = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(log_p.dtype).tiny)
+    return -(_shares(logits, labels) * rest ** jnp.asarray(gamma, log_p.dtype) * log_p).sum(-1)
+
+
+def logit_adjusted(
+    logits: jax.Array, labels: jax.Array, *, class_counts: Any, tau: float | jax.Array = 1.0
+) -> jax.Array:
+    """Cross-entropy of logits moved by the prior, `ℓ(z + τ log π, y)` with `π_c = n_c / n`.
+
+    Menon et al. 2021, "Long-tail learning via logit adjustment", equation 10. The model's own logits then tell the
+    classes apart as if they were equally frequent; nothing is adjusted at test. At τ = 1 it is the balanced softmax,
+    `−log (n_y e^{z_y} / Σ_c n_c e^{z_c})`, of Ren et al. 2020, "Balanced Meta-Softmax". The one logit `z` of two
+    classes stands for the logits `(0, z)`.
+
+    Args:
+      logits: `[n]` or `[n, 1]` for two classes, else `[n, classes]`.
+      labels: as `cross_entropy` takes them.
+      class_counts: training examples of each class, `[classes]`; may be traced.
+      tau: `τ`, may be traced.
+
+    Returns:
+      `[n]`, nats, of the logits' dtype.
+    """
+    offsets = (tau * jnp.log(_counts(class_counts))).astype(logits.dtype)  # n's logarithm would cancel
+    if _is_binary(logits):
+        return cross_entropy(logits + (offsets[1] - offsets[0]), labels)
+    return cross_entropy(logits + offsets[None], labels)
+
+
+def ldam_margins(class_counts: Any, max_margin: float | jax.Array) -> jax.Array:
+    """Margins `Δ_c ∝ n_c^(−1/4)`, `[classes]`, of which the largest is `max_margin` (Cao et al. 2019, equation 13)."""
+    margins = _counts(class_counts) ** -0.25
+    return margins * (max_margin / margins.max())
+
+
+def ldam(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    class_counts: Any,
+    max_margin: float | jax.Array,
+    scale: float | jax.Array,
+) -> jax.Array:
+    """Label-distribution-aware margin loss: cross-entropy of `s (z − Δ_y e_y)`; rare classes get larger margins.
+
+    Cao et al. 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss". There the logits are
+    cosines (`config.model.head="cosine"`), which is what the scale is for; at test they go unscaled, so that
+    probabilities are those of `z`, not of `s z`. The one logit `z` of two classes stands for the logits `(0, z)`: it
+    loses `Δ_1` for a positive example and gains `Δ_0` for a negative one.
+
+    Args:
+      logits: `[n]` or `[n, 1]` for two classes, else `[n, classes]`.
+      labels: as `cross_entropy` takes them; shares of a class move its logit by their share of its margin.
+      class_counts: training examples of each class, `[classes]`; may be traced.
+      max_margin: the margin of the rarest class, in the logits' units; may be traced.
+      scale: `s`, may be traced.
+
+    Returns:
+      `[n]`, nats, of the logits' dtype.
+    """
+    margins = ldam_margins(class_counts, max_margin).astype(logits.dtype)
+    moved = _two_sided(logits) - _shares(logits, labels) * margins[None]
+    if _is_binary(logits):
+        moved = moved[:, 1] - moved[:, 0]
+    return cross_entropy(jnp.asarray(scale, logits.dtype) * moved, labels)
+
+
+def inverse_weights(class_counts: Any) -> jax.Array:
+    """Class weights `∝ 1 / n_c`, `[classes]`, that sum to the number of classes."""
+    return _sum_to_classes(1 / _counts(class_counts))
+
+
+def effective_weights(class_counts: Any, beta: float | jax.Array) -> jax.Array:
+    """Class weights by the effective number of examples, `∝ (1 − β) / (1 − β^n_c)`, summing to the number of classes.
+
+    Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples". β = 0 gives equal weights, β → 1 those
+    of `inverse_weights`.
+
+    Args:
+      class_counts: training examples of each class, `[classes]`; may be traced.
+      beta: from 0 to below 1, may be traced.
+    """
+    # 1 − β^n = −expm1(n log β), and 1 − β is exact near 1: float32 would lose the difference of β^n from 1.
+    return _sum_to_classes(-1 / jnp.expm1(_counts(class_counts) * jnp.log1p(-(1 - beta))))
+
+
+def example_weights(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
+    """The class weight of each example, `[n]`; of labels that are shares of classes, the mean by share.
+
+    Args:
+      class_weights: `[classes]`.
+      labels: class numbers, `[n]`; for two classes, or shares of them, also probabilities of class 1, `[n]` floating
+        point, and shares `[n, classes]`.
+    """
+    if labels.ndim == 2:
+        return labels.astype(class_weights.dtype) @ class_weights
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        y = labels.astype(class_weights.dtype)
+        return (1 - y) * class_weights[0] + y * class_weights[1]
+    return class_weights[labels]
+
+
+def build(
+    name: str,
+    *,
+    class_counts: Any,
+    class_weight: str = "none",
+    beta: float | jax.Array = 0.999,
+    gamma: float | jax.Array = 2.0,
+    tau: float | jax.Array = 1.0,
+    max_margin: float | jax.Array = 0.5,
+    scale: float | jax.Array = 30.0,
+    deferred: float | jax.Array = 0.8,
+) -> PerExampleLoss:
+    """The loss of `config.loss`. Numbers may be traced, names not.
 
     Args:
       name: a key of `LOSSES`.
-      class_counts: training examples of each class, `[classes]`; may be traced.
+      class_counts: training examples of each class, `[classes]`; may be traced. A class of none counts as one of 1.
+      class_weight: `"none"`, `"inverse"` (`inverse_weights`) or `"effective"` (`effective_weights`). The loss of an
+        example is multiplied by its class's weight, whichever loss it is; the mean over a batch is not divided by the
+        weights' sum.
+      beta: of the effective number.
+      gamma: of `focal`.
+      tau: of `logit_adjusted`.
+      max_margin: of `ldam`.
+      scale: of `ldam`.
+      deferred: part of the section, for the method `drw`; no loss has a use for it.
 
     Raises:
-      UserError: no such loss.
+      UserError: no such loss, or no such class weight.
     """
     if name not in LOSSES:
         raise UserError(f"config.loss.name={name!r}: choose one of {', '.join(LOSSES)}")
-    return LOSSES[name]
+    if class_weight not in CLASS_WEIGHTS:
+        raise UserError(f"config.loss.class_weight={class_weight!r}: choose one of {', '.join(CLASS_WEIGHTS)}")
+    loss, takes = LOSSES[name]
+    options = {
+        "class_counts": class_counts, "gamma": gamma, "tau": tau, "max_margin": max_margin, "scale": scale
+    }  # fmt: skip
+    loss = functools.partial(loss, **{option: options[option] for option in takes})
+    if class_weight == "none":
+        return loss
+    weights = inverse_weights(class_counts) if class_weight == "inverse" else effective_weights(class_counts, beta)
+
+    def weighted(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return loss(logits, labels) * example_weights(weights.astype(logits.dtype), labels)
+
+    return weighted
 
 
-LOSSES: dict[str, PerExampleLoss] = {"cross_entropy": cross_entropy}
+CLASS_WEIGHTS = ("none", "inverse", "effective")
+LOSSES: dict[str, tuple[Callable[..., jax.Array], tuple[str, ...]]] = {
+    "cross_entropy": (cross_entropy, ()),
+    "focal": (focal, ("gamma",)),
+    "logit_adjustment": (logit_adjusted, ("class_counts", "tau")),
+    "balanced_softmax": (logit_adjusted, ("class_counts",)),
+    "ldam": (ldam, ("class_counts", "max_margin", "scale")),
+}
+"""Each loss by its name, with what it takes of `build`'s options."""
+
+
+def _is_binary(logits: jax.Array) -> bool:
+    return logits.ndim == 1 or logits.shape[-1] == 1
+
+
+def _two_sided(logits: jax.Array) -> jax.Array:
+    """Logits `[n, classes]`; of two classes with one logit `z`, `(0, z)`."""
+    if not _is_binary(logits):
+        return logits
+    z = logits.reshape(-1)
+    return jnp.stack([jnp.zeros_like(z), z], axis=1)
+
+
+def _shares(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Labels as shares of classes, `[n, classes]`, of the logits' dtype."""
+    if _is_binary(logits) and labels.shape == logits.shape[:1]:
+        y = labels.astype(logits.dtype)
+        return jnp.stack([1 - y, y], axis=1)
+    if labels.shape == logits.shape[:1]:
+        return jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if labels.shape == logits.shape and not _is_binary(logits):
+        return labels.astype(logits.dtype)
+    raise ValueError(f"logits of shape {logits.shape} do not fit labels of shape {labels.shape}")
+
+
+def _counts(class_counts: Any) -> jax.Array:
+    """Counts as floating point, `[classes]`; a class without examples would have an infinite weight."""
+    return jnp.maximum(jnp.asarray(class_counts, jnp.result_type(float)), 1)
+
+
+def _sum_to_classes(weights: jax.Array) -> jax.Array:
+    return weights * (weights.shape[0] / weights.sum())
 
 
 def predicted_class(logits: jax.Array) -> jax.Array:
     """The most probable class number, `[n]` int32, of logits `[n]`, `[n, 1]` or `[n, classes]`."""
-    if logits.ndim == 1 or logits.shape[-1] == 1:
+    if _is_binary(logits):
         return (logits.reshape(-1) > 0).astype(jnp.int32)
     return logits.argmax(-1).astype(jnp.int32)
 

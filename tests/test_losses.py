@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from mbjax import losses, models
+from mbjax.types import UserError
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_dtypes")
 
@@ -89,3 +90,145 @@ def test_soft_labels_count_their_largest_class_for_the_accuracy():
     batch = {"x": jnp.array([[2.0, 0.0], [0.0, 1.0]]), "y": jnp.array([[0.7, 0.3], [0.6, 0.4]])}
     _, (_, metrics) = losses.supervised_loss(model.apply)(params, {}, batch, jax.random.key(0))
     assert metrics["accuracy"] == 0.5
+
+
+COUNTS = np.array([5000, 40, 700, 3])
+NAMES = tuple(losses.LOSSES)
+
+
+def numpy_loss(name, logits, labels, counts, *, gamma, tau, max_margin, scale):
+    """Every loss again, example by example, in plain NumPy; `logits` of shape [n, classes], hard labels."""
+    out = []
+    for z, y in zip(np.asarray(logits, np.float64), np.asarray(labels), strict=True):
+        if name == "logit_adjustment":
+            z = z + tau * np.log(counts / counts.sum())
+        if name == "ldam":
+            z = scale * (z - np.eye(len(z))[y] * max_margin * (counts.min() / counts[y]) ** 0.25)
+        odds = np.exp(z - z.max())
+        if name == "balanced_softmax":
+            odds = odds * counts
+        p = odds[y] / odds.sum()
+        out.append(-np.log(p) * ((1 - p) ** gamma if name == "focal" else 1))
+    return np.array(out)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("outputs", [1, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_loss_equals_one_in_numpy(name, outputs, traced):
+    counts = COUNTS if outputs == 4 else COUNTS[:2]
+    logits = jax.random.normal(jax.random.key(0), (12, outputs)) / 2
+    labels = jnp.arange(12) % len(counts)
+    numbers = {"gamma": 1.5, "tau": 0.7, "max_margin": 0.3, "scale": 7.0}
+
+    def run(counts, numbers):
+        return losses.build(name, class_counts=counts, **numbers)(logits, labels)
+
+    values = jax.jit(run)(jnp.asarray(counts), numbers) if traced else run(counts, numbers)
+    full = logits if outputs == 4 else jnp.concatenate([0 * logits, logits], 1)  # a sigmoid is a softmax of (0, z)
+    assert values.dtype == logits.dtype
+    np.testing.assert_allclose(values, numpy_loss(name, full, labels, counts, **numbers), rtol=1e-10)
+
+
+@pytest.mark.parametrize("class_weight", losses.CLASS_WEIGHTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_one_logit_is_the_softmax_of_zero_and_it(name, class_weight):
+    z, labels = jax.random.normal(jax.random.key(1), (9,)), jnp.arange(9) % 2
+    loss = losses.build(name, class_counts=COUNTS[:2], class_weight=class_weight)
+    both = jax.value_and_grad(lambda z: loss(jnp.stack([0 * z, z], 1), labels).sum())(z)
+    for shape in ((9,), (9, 1)):
+        one = jax.value_and_grad(lambda z, s=shape: loss(z.reshape(s), labels).sum())(z)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), one, both)
+    np.testing.assert_allclose(loss(z, labels.astype(float)), loss(z, labels), rtol=1e-12)
+
+
+@pytest.mark.parametrize("class_weight", losses.CLASS_WEIGHTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_that_are_shares_of_one_class_are_its_number(name, class_weight):
+    logits, labels = jax.random.normal(jax.random.key(1), (9, 4)), jnp.arange(9) % 4
+    loss = losses.build(name, class_counts=COUNTS, class_weight=class_weight)
+    np.testing.assert_allclose(loss(logits, jax.nn.one_hot(labels, 4)), loss(logits, labels), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_identities_between_losses(outputs):
+    counts = COUNTS if outputs == 4 else COUNTS[:2]
+    logits, labels = jax.random.normal(jax.random.key(2), (8, outputs)), jnp.arange(8) % len(counts)
+
+    def value(name, counts=counts, **numbers):
+        return losses.build(name, class_counts=counts, **numbers)(logits, labels)
+
+    plain = losses.cross_entropy(logits, labels)
+    np.testing.assert_array_equal(value("cross_entropy"), plain)
+    np.testing.assert_allclose(value("focal", gamma=0.0), plain, rtol=1e-12)
+    np.testing.assert_array_equal(value("balanced_softmax", tau=9.0), value("logit_adjustment", tau=1.0))
+    np.testing.assert_allclose(value("logit_adjustment", tau=0.0), plain, rtol=1e-12)
+    np.testing.assert_allclose(value("logit_adjustment", counts=counts * 0 + 7, tau=2.0), plain, rtol=1e-12)
+    np.testing.assert_allclose(value("ldam", max_margin=0.0, scale=1.0), plain, rtol=1e-12)
+    for name in NAMES:
+        np.testing.assert_allclose(value(name, class_weight="effective", beta=0.0), value(name), rtol=1e-12)
+
+
+def test_ldam_margins_of_a_case_by_hand():
+    # 10,000^(-1/4) = 0.1, 625^(-1/4) = 0.2, 16^(-1/4) = 0.5
+    np.testing.assert_allclose(losses.ldam_margins([10_000, 625, 16], 0.25), [0.05, 0.1, 0.25], rtol=1e-12)
+    loss = losses.build("ldam", class_counts=[10_000, 16], max_margin=0.5, scale=2.0)
+    # A positive example must be 0.5 above, a negative one 0.1 below.
+    expected = np.log1p(np.exp([-2 * (0.3 - 0.5), 2 * (0.3 + 0.1)]))
+    np.testing.assert_allclose(loss(jnp.array([0.3, 0.3]), jnp.array([1, 0])), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.999, 0.9999])
+def test_class_weights_sum_to_the_number_of_classes(beta):
+    weights = losses.effective_weights(COUNTS, beta)
+    expected = (1 - beta) / (1 - beta**COUNTS)
+    np.testing.assert_allclose(weights, expected * 4 / expected.sum(), rtol=1e-11)
+    inverse = losses.inverse_weights(COUNTS)
+    np.testing.assert_allclose(np.asarray(inverse) * COUNTS, float(inverse[0]) * COUNTS[0], rtol=1e-12)
+    assert weights.sum() == pytest.approx(4, rel=1e-12)
+    assert inverse.sum() == pytest.approx(4, rel=1e-12)
+
+
+@pytest.mark.parametrize("class_weight", ["inverse", "effective"])
+def test_class_weights_multiply_each_examples_loss(class_weight):
+    logits, labels = jax.random.normal(jax.random.key(3), (8, 4)), jnp.arange(8) % 4
+    weights = losses.inverse_weights(COUNTS) if class_weight == "inverse" else losses.effective_weights(COUNTS, 0.99)
+    weighted, plain = (
+        losses.build("focal", class_counts=COUNTS, class_weight=c, beta=0.99)(logits, labels)
+        for c in (class_weight, "none")
+    )
+    np.testing.assert_allclose(weighted / plain, weights[labels], rtol=1e-12)
+
+
+def test_effective_weights_in_float32_are_right_to_float32():
+    with jax.enable_x64(False):
+        for beta in (0.999, 0.9999, 1 - 1e-6):
+            exact = -1 / np.expm1(COUNTS * np.log(np.float64(beta)))
+            exact *= 4 / exact.sum()
+            np.testing.assert_allclose(losses.effective_weights(COUNTS, beta), exact, rtol=1e-6)
+            traced = jax.jit(losses.effective_weights)(jnp.asarray(COUNTS), jnp.float32(beta))
+            assert traced.dtype == jnp.float32
+            rounded = -1 / np.expm1(COUNTS * np.log(np.float64(np.float32(beta))))  # β itself is rounded there
+            np.testing.assert_allclose(traced, rounded * 4 / rounded.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_extreme_logits_have_finite_losses_and_gradients(name, gamma):
+    loss = losses.build(name, class_counts=COUNTS, class_weight="inverse", gamma=gamma)
+    logits = jnp.array([[1e4, 0.0, 0.0, -1e4], [1e4, 0.0, 0.0, -1e4], [60.0, 0.0, 0.0, 0.0]])
+    for dtype in (jnp.float32, jnp.float64):
+        value, gradient = jax.value_and_grad(lambda z: loss(z, jnp.array([0, 3, 0])).sum())(logits.astype(dtype))
+        assert value.dtype == dtype
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()
+
+
+def test_mistakes_in_the_loss_name_the_way_out():
+    with pytest.raises(UserError, match=r"config.loss.name='focus': choose one of cross_entropy, focal, "):
+        losses.build("focus", class_counts=COUNTS)
+    with pytest.raises(UserError, match=r"class_weight='balanced': choose one of none, inverse, effective"):
+        losses.build("focal", class_counts=COUNTS, class_weight="balanced")
+    for name in NAMES:
+        with pytest.raises(ValueError, match="do not fit labels"):
+            losses.build(name, class_counts=COUNTS)(jnp.zeros((4, 4)), jnp.zeros((4, 2)))
