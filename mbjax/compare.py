@@ -4,7 +4,7 @@
     --seeds=10             0 … 9
     --select=validation    or test, as the paper does; the table then says so
     --jobs=N               processes, each on its share of the cores
-    --shard=I/N            only the I-th of N parts of the work (a cluster's array job); a run without it makes the table
+    --shard=I/N            only the I-th of N parts of the work (a cluster's array job); a run without makes the table
     --config.key=value     for every method
 
 DIR gets `results.jsonl` (a line a run), `table.md`, `times.md`, `comparison.png` and, with the search over sampler
@@ -29,7 +29,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import ml_collections
 import numpy as np
 import tqdm
 from absl import flags
@@ -40,7 +39,7 @@ from mbjax import cli, data, evaluate, metrics, population, references, train
 from mbjax import config as config_lib
 from mbjax.contenders import CONTENDERS
 from mbjax.report import comparison
-from mbjax.types import Dataset, UserError
+from mbjax.types import Config, Dataset, UserError
 
 log = logging.getLogger("mbjax")
 
@@ -55,7 +54,7 @@ class Task:
     file: str
     overrides: Mapping[str, Any]
 
-    def config(self, method: str) -> ml_collections.ConfigDict:
+    def config(self, method: str) -> Config:
         spec = importlib.util.spec_from_file_location("task_config", self.file)
         if spec is None or spec.loader is None or not os.path.exists(self.file):
             raise UserError(f"--config={self.file}: no such file")
@@ -75,7 +74,7 @@ class Run:
     contender: str
     settings: Mapping[str, Any]
     seed: int
-    config: ml_collections.ConfigDict
+    config: Config
     key: str
 
 
@@ -247,7 +246,7 @@ def compare(
     names: Sequence[str],
     seeds: Sequence[int],
     out: pathlib.Path,
-    select: comparison.Select = "validation",
+    select: str = "validation",
     jobs: int = 1,
     shard: tuple[int, int] | None = None,
 ) -> str:
@@ -267,7 +266,7 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     file = out / (f"results-{shard[0]}.jsonl" if shard else "results.jsonl")
     done = read(out)
-    units = units_of([run for run in runs if run.key not in done])
+    units = units_of([run for run in runs if run.key not in done or done[run.key]["status"] != "ok"])
     # The largest first, so that no process ends long before the others; a shard takes every n-th.
     units.sort(key=len, reverse=True)
     if shard:
@@ -375,7 +374,7 @@ def main(argv: list[str]) -> None:
     )
     print(
         compare(
-            task, names=names, seeds=range(_SEEDS.value), out=pathlib.Path(_OUT.value), select=_SELECT.value,
+            task, names=names, seeds=range(_SEEDS.value), out=pathlib.Path(str(_OUT.value)), select=_SELECT.value,
             jobs=_JOBS.value, shard=shard,
         )
     )  # fmt: skip

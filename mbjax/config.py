@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 from ml_collections import ConfigDict, config_dict
 
-from mbjax.types import UserError
+from mbjax.types import Config, UserError
 
 CHOICES = {
     "loss.class_weight": ("none", "inverse", "effective"),
@@ -38,62 +38,61 @@ def stream(sampler: str, batch_size: int) -> ConfigDict:
     )
 
 
-def base() -> ConfigDict:
+def base() -> Config:
     """The defaults. A file in `configs/` takes them and changes what its task needs."""
-    return ConfigDict(
-        {
-            "task": "digits",  # a name of mbjax.data.DATASETS
-            "method": "metabalance",  # a name of mbjax.methods.METHODS
-            "seed": 0,  # of the split, the samplers, the initial weights and dropout
-            "data": {  # options of the task's loader; a task's config adds its own
-                "dir": "",  # where files are looked for; else $MBJAX_DATA_DIR; else ~/.cache/mbjax
-                "path": "",  # a file of one's own (task "tabular")
-                "target": "",  # its column of labels
-            },
-            "model": {
-                "name": "mlp",  # a name of mbjax.models.MODELS
-                "hidden": (64,),
-                "dropout": (),  # a rate after each hidden layer; none if empty
-            },
-            "train": stream("natural", 24),  # what plain training (erm and its kin) reads
-            "support": stream("natural", 24),
-            "query": stream("under", 16),
-            "meta": {
-                "steps": 80,  # pairs of a support and a query batch per update
-                "inner_lr": 0.01,
-                "inner_steps": 1,
-                "beta": 0.0,
-                "grad_mode": "mixed",
-                "pairs_per_chunk": 80,
-                "model_state_from": "both",
-            },
-            "loss": {
-                "name": "cross_entropy",  # a name of mbjax.losses.LOSSES
-                "class_weight": "none",  # or "inverse" (of the frequency), or "effective" (number of examples)
-                "beta": 0.999,  # of the effective number; published with LDAM: 0.9999
-                "gamma": 2.0,  # of focal
-                "tau": 1.0,  # of logit_adjustment
-                "max_margin": 0.5,  # of ldam
-                "scale": 30.0,  # of ldam
-                "deferred": 0.8,  # method drw: class weights start after this share of the updates
-            },
-            "optimizer": {
-                "lr": 0.02,
-                "momentum": 0.9,
-                "nesterov": True,
-                "weight_decay": 5e-4,
-                "schedule": "constant",  # or "cosine"
-            },
-            # Passes over the train stream (erm) or the query stream (metabalance), as the paper's code counts them...
-            "epochs": 100,
-            # ...or the number of updates, which then decides.
-            "updates": config_dict.placeholder(int),
-            "eval_every": 0.1,  # evaluations and checkpoints: a share of the updates, or a number of updates if ≥ 1
-            "eval_batch_size": 2048,
-            "updates_per_call": 100,  # updates that the device does without returning to the host
-            "keep_checkpoints": 3,
-        }
-    )
+    defaults: dict[str, Any] = {
+        "task": "digits",  # a name of mbjax.data.DATASETS
+        "method": "metabalance",  # a name of mbjax.methods.METHODS
+        "seed": 0,  # of the split, the samplers, the initial weights and dropout
+        "data": {  # options of the task's loader; a task's config adds its own
+            "dir": "",  # where files are looked for; else $MBJAX_DATA_DIR; else ~/.cache/mbjax
+            "path": "",  # a file of one's own (task "tabular")
+            "target": "",  # its column of labels
+        },
+        "model": {
+            "name": "mlp",  # a name of mbjax.models.MODELS
+            "hidden": (64,),
+            "dropout": (),  # a rate after each hidden layer; none if empty
+        },
+        "train": stream("natural", 24),  # what plain training (erm and its kin) reads
+        "support": stream("natural", 24),
+        "query": stream("under", 16),
+        "meta": {
+            "steps": 80,  # pairs of a support and a query batch per update
+            "inner_lr": 0.01,
+            "inner_steps": 1,
+            "beta": 0.0,
+            "grad_mode": "mixed",
+            "pairs_per_chunk": 80,
+            "model_state_from": "both",
+        },
+        "loss": {
+            "name": "cross_entropy",  # a name of mbjax.losses.LOSSES
+            "class_weight": "none",  # or "inverse" (of the frequency), or "effective" (number of examples)
+            "beta": 0.999,  # of the effective number; published with LDAM: 0.9999
+            "gamma": 2.0,  # of focal
+            "tau": 1.0,  # of logit_adjustment
+            "max_margin": 0.5,  # of ldam
+            "scale": 30.0,  # of ldam
+            "deferred": 0.8,  # method drw: class weights start after this share of the updates
+        },
+        "optimizer": {
+            "lr": 0.02,
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 5e-4,
+            "schedule": "constant",  # or "cosine"
+        },
+        # Passes over the train stream (erm) or the query stream (metabalance), as the paper's code counts them...
+        "epochs": 100,
+        # ...or the number of updates, which then decides.
+        "updates": config_dict.placeholder(int),
+        "eval_every": 0.1,  # evaluations and checkpoints: a share of the updates, or a number of updates if ≥ 1
+        "eval_batch_size": 2048,
+        "updates_per_call": 100,  # updates that the device does without returning to the host
+        "keep_checkpoints": 3,
+    }
+    return ConfigDict(defaults)
 
 
 def sampling_strategy(value: str | float | dict) -> str | float | dict:
@@ -116,7 +115,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, sub in tree.items() for k, v in flatten(sub, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def validate(config: ConfigDict) -> ml_collections.FrozenConfigDict:
+def validate(config: Config) -> Config:
     """Checks ranges and returns the configuration frozen.
 
     Raises:

@@ -50,4 +50,9 @@ def fit(
     estimator = REFERENCES[name](seed, **settings)
     weight = compute_sample_weight("balanced", dataset.train.y) if balanced else None
     estimator.fit(dataset.train.x.reshape(len(dataset.train), -1), dataset.train.y, sample_weight=weight)
-    return lambda x: np.asarray(estimator.predict_proba(x.reshape(len(x), -1)), np.float64)
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        probabilities = np.asarray(estimator.predict_proba(x.reshape(len(x), -1)), np.float64)
+        return probabilities / probabilities.sum(1, keepdims=True)  # they were rounded to the features' dtype
+
+    return predict

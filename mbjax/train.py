@@ -26,7 +26,7 @@ import tqdm
 from mbjax import checkpoint, data, evaluate, losses, methods, models, report, sampling
 from mbjax import config as config_lib
 from mbjax.state import TrainState
-from mbjax.types import Dataset, UserError
+from mbjax.types import Config, Dataset, UserError
 
 log = logging.getLogger("mbjax")
 Examples = dict[str, jax.Array]
@@ -88,7 +88,7 @@ def make_method(
     return methods.build(name, problem, sections)
 
 
-def build(config: ml_collections.FrozenConfigDict) -> Experiment:
+def build(config: Config) -> Experiment:
     """Loads the data and builds the samplers, the model and the method of a valid configuration."""
     dataset = data.load(config.task, seed=config.seed, **config.data)
     sections = {
@@ -200,7 +200,7 @@ class Folder:
         self.metrics = path / "metrics.jsonl"
         self.result = path / "result.json"
 
-    def claim(self, config: ml_collections.FrozenConfigDict) -> None:
+    def claim(self, config: Config) -> None:
         """Writes the configuration down, or checks that the one written is the same, but for where data lies."""
         text = config.to_json_best_effort(indent=2, sort_keys=True)
         file = self.path / "config.json"
@@ -247,7 +247,7 @@ def digest(dataset: Dataset) -> str:
     return sha.hexdigest()
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Trains what a configuration describes, or goes on where a run in `workdir` stopped.
 
     Returns:
@@ -313,7 +313,7 @@ def _loop(
     evaluators: Mapping[str, Callable[[TrainState], Any]],
     checkpoints: checkpoint.Checkpoints,
     folder: Folder,
-    config: ml_collections.FrozenConfigDict,
+    config: Config,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Runs the updates that are left. Returns the last state and the last row of `metrics.jsonl`."""
     step = int(state.step)

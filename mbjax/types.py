@@ -8,6 +8,8 @@ import jax
 import numpy as np
 
 PyTree = Any
+Config = Any
+"""An `ml_collections.ConfigDict`, or its frozen form: its attributes are its keys, which no type checker knows."""
 Params = PyTree
 ModelState = PyTree
 Batch = PyTree

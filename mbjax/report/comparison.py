@@ -4,7 +4,7 @@ import collections
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,6 @@ from mbjax.contenders import CONTENDERS
 from mbjax.report.paper import ROC_AUC
 from mbjax.report.tables import mean_and_error, paired_difference
 
-Select = Literal["validation", "test"]
 COLUMNS = {  # of a table, beside the score that is compared
     "average_precision": "average precision",
     "balanced_accuracy": "balanced accuracy",
@@ -38,7 +37,7 @@ def frame_of(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def choose(runs: pd.DataFrame, score: str, select: Select) -> pd.DataFrame:
+def choose(runs: pd.DataFrame, score: str, select: str) -> pd.DataFrame:
     """Of each contender and seed the run with the best settings.
 
     By validation, each seed chooses for itself, by its own validation part. By test, as the paper does, each contender
@@ -47,7 +46,8 @@ def choose(runs: pd.DataFrame, score: str, select: Select) -> pd.DataFrame:
     if select == "validation":
         best = runs.groupby(["contender", "seed"], sort=False)[f"validation_{score}"].idxmax()
         return runs.loc[best]
-    means = runs.groupby(["contender", "settings"], sort=False)[f"test_{score}"].mean().reset_index()
+    means: Any = runs.groupby(["contender", "settings"], sort=False)[f"test_{score}"].mean()
+    means = means.reset_index()
     winners = means.loc[means.groupby("contender", sort=False)[f"test_{score}"].idxmax(), ["contender", "settings"]]
     return runs.merge(winners, on=["contender", "settings"])
 
@@ -57,20 +57,20 @@ def score_of(runs: pd.DataFrame) -> str:
     return "roc_auc" if "test_roc_auc" in runs else "balanced_accuracy"
 
 
-def make_table(lines: Sequence[Mapping[str, Any]], *, task: str, select: Select) -> str:
+def make_table(lines: Sequence[Mapping[str, Any]], *, task: str, select: str) -> str:
     """The comparison as Markdown.
 
     Args:
       lines: of `results.jsonl`, in any order; contenders are shown in the order of `CONTENDERS`.
       task: for the paper's figures.
-      select: how settings were chosen.
+      select: what settings were chosen on, `"validation"` or `"test"`.
     """
     runs = frame_of(lines)
     if runs.empty:
         return "No run has ended well.\n" + _failures(lines, runs)
     score = score_of(runs)
     chosen = choose(runs, score, select)
-    groups = {name: chosen[chosen["contender"] == name].set_index("seed") for name in CONTENDERS}
+    groups: dict[str, Any] = {name: chosen[chosen["contender"] == name].set_index("seed") for name in CONTENDERS}
     groups = {name: group for name, group in groups.items() if len(group)}
     paper = ROC_AUC.get(task, {})
     best = _best_baseline(groups, score)
@@ -96,8 +96,8 @@ def make_table(lines: Sequence[Mapping[str, Any]], *, task: str, select: Select)
     )
     facts = [
         f"Data: {'; '.join(sorted({line['data'] for line in lines if line.get('data')}))}.",
-        f"{seeds} seeds, each with its own split; mean ± standard error; paired differences on the same seeds with 95% t "
-        f"intervals. Settings were chosen {how}.",
+        f"{seeds} seeds, each with its own split; mean ± standard error; paired differences on the same seeds with 95% "
+        f"t intervals. Settings were chosen {how}.",
         f"Code: {', '.join(sorted({line['code'] for line in lines}))}.",
     ]
     parts = ["\n".join(facts), "\n".join(rows), _verdict(groups, score, paper, best), _failures(lines, runs)]
@@ -117,12 +117,12 @@ def make_times(lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _best_baseline(groups: Mapping[str, pd.DataFrame], score: str) -> str:
+def _best_baseline(groups: Mapping[str, Any], score: str) -> str:
     baselines = [name for name in groups if CONTENDERS[name].family == "baseline"] or list(groups)
     return max(baselines, key=lambda name: groups[name][f"validation_{score}"].mean())
 
 
-def _difference(values: pd.Series, groups: Mapping[str, pd.DataFrame], other: str, score: str) -> str:
+def _difference(values: pd.Series, groups: Mapping[str, Any], other: str, score: str) -> str:
     if other not in groups:
         return ""
     mean, half, _ = paired_difference(values, groups[other][f"test_{score}"])
@@ -142,9 +142,7 @@ def _settings(settings: pd.Series) -> str:
     return f"{shown} ({count}/{len(settings)})" if shown else ""
 
 
-def _verdict(
-    groups: Mapping[str, pd.DataFrame], score: str, paper: Mapping[str, tuple[float, float | None]], best: str
-) -> str:
+def _verdict(groups: Mapping[str, Any], score: str, paper: Mapping[str, tuple[float, float | None]], best: str) -> str:
     """In words, whether MetaBalance is better than naive training, the best baseline and its own controls."""
     sentences = []
     for name in ("metabalance", "ms_metabalance"):
@@ -163,9 +161,8 @@ def _verdict(
             claim = ""
             if other in paper and name in paper:
                 claim = f" (the paper's: {paper[name][0] - paper[other][0]:+.3f})"
-            sentences.append(
-                f"- {CONTENDERS[name].title} less {CONTENDERS[other].title}: {mean:+.4f} ± {half:.4f}, {verdict}{claim}."
-            )
+            titles = f"{CONTENDERS[name].title} less {CONTENDERS[other].title}"
+            sentences.append(f"- {titles}: {mean:+.4f} ± {half:.4f}, {verdict}{claim}.")
     return "\n".join(sentences)
 
 
@@ -184,14 +181,14 @@ def _failures(lines: Sequence[Mapping[str, Any]], runs: pd.DataFrame) -> str:
     return "Runs that failed:\n\n" + "\n".join(text) if text else ""
 
 
-def plot_comparison(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, task: str, select: Select) -> None:
+def plot_comparison(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, task: str, select: str) -> None:
     """Draws every contender's mean test score with its standard error, and the paper's figure beside it."""
     runs = frame_of(lines)
     score = score_of(runs)
     chosen = choose(runs, score, select)
     present = set(chosen["contender"])
     names = [name for name in CONTENDERS if name in present][::-1]
-    by_name = chosen.groupby("contender")[f"test_{score}"]
+    by_name: Any = chosen.groupby("contender")[f"test_{score}"]
     paper = ROC_AUC.get(task, {})
     colors = {"baseline": "C0", "metabalance": "C3", "control": "C1", "reference": "0.4"}
     figure = Figure(figsize=(8, 0.27 * len(names) + 1.4), layout="constrained")
@@ -201,15 +198,8 @@ def plot_comparison(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, t
         family = CONTENDERS[name].family
         label = None if family in labelled else family.replace("metabalance", "MetaBalance")
         labelled.add(family)
-        error = by_name.sem()[name]
-        axes.errorbar(
-            by_name.mean()[name],
-            place,
-            xerr=0 if np.isnan(error) else error,
-            fmt="o",
-            color=colors[family],
-            label=label,
-        )
+        error = np.nan_to_num(by_name.sem()[name])
+        axes.errorbar(by_name.mean()[name], place, xerr=error, fmt="o", color=colors[family], label=label)
         if name in paper:
             label = None if "paper" in labelled else "paper"
             labelled.add("paper")
