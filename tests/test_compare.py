@@ -1,0 +1,205 @@
+"""Comparisons: selection, resuming, failures, and the references."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import make_classification
+
+from mbjax import compare, data, references
+from mbjax.contenders import CONTENDERS
+from mbjax.methods import METHODS
+from mbjax.report import comparison
+from mbjax.types import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def task(tmp_path) -> compare.Task:
+    """Two classes, 1 in 8 positive, that a line separates but for some noise."""
+    x, y = make_classification(600, 6, n_informative=4, weights=[0.87], class_sep=1.2, flip_y=0.02, random_state=0)
+    frame = pd.DataFrame(x, columns=[f"x{i}" for i in range(6)]).assign(label=y)
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    overrides = {"data.path": str(tmp_path / "table.csv"), "data.target": "label", "updates": 60, "meta.steps": 4}
+    return compare.Task(str(ROOT / "configs" / "tabular.py"), overrides)
+
+
+def line(contender, seed, lr, validation, test, **more):
+    return {
+        "key": f"{contender}{seed}{lr}", "contender": contender, "seed": seed, "settings": {"optimizer.lr": lr},
+        "status": "ok", "seconds": 1.0, "code": "commit x", "data": "d", "mode": "together",
+        "validation": {"roc_auc": validation}, "test": {"roc_auc": test}, **more,
+    }  # fmt: skip
+
+
+def test_selection_looks_at_validation_unless_it_is_told_to_look_at_test():
+    lines = [
+        line("naive", 0, 0.1, 0.9, 0.5), line("naive", 0, 0.2, 0.8, 0.7),
+        line("naive", 1, 0.1, 0.7, 0.6), line("naive", 1, 0.2, 0.8, 0.5),
+    ]  # fmt: skip
+    runs = comparison.frame_of(lines)
+    assert sorted(comparison.choose(runs, "roc_auc", "validation")["test_roc_auc"]) == [0.5, 0.5]
+    chosen = comparison.choose(runs, "roc_auc", "test")
+    assert sorted(chosen["test_roc_auc"]) == [0.5, 0.7]  # one setting for both seeds: 0.6 on average against 0.55
+    assert "own validation part" in comparison.make_table(lines, task="loan", select="validation")
+    assert "**on the test part**" in comparison.make_table(lines, task="loan", select="test")
+
+
+def test_table_says_what_the_figures_show():
+    lines = [line("naive", s, 0.1, 0.6, 0.6 + 0.01 * s) for s in range(5)]
+    lines += [line("over", s, 0.1, 0.7, 0.62 + 0.01 * s + 0.001 * (s % 2)) for s in range(5)]
+    lines += [line("metabalance", s, 0.1, 0.6, 0.6 + 0.01 * s + 0.01 * (-1) ** s) for s in range(5)]
+    lines += [{**line("smote", 0, 0.1, 0, 0), "status": "failed", "reason": "too few neighbours"}]
+    table = comparison.make_table(lines, task="loan", select="validation")
+    rows = {cells[1].strip(): cells for cells in (text.split("|") for text in table.splitlines()) if len(cells) > 2}
+    assert rows["over-sampling"][3].strip() == "0.6404 ± 0.0071"
+    difference = np.array([0.02, 0.021, 0.02, 0.021, 0.02])
+    half = 2.776445 * difference.std(ddof=1) / np.sqrt(5)
+    assert rows["over-sampling"][4].strip() == f"+0.0204 ± {half:.4f}"
+    assert rows["naive"][6].strip() == "0.655"  # the paper's
+    assert "less over-sampling" in table  # the best baseline by validation
+    assert "MetaBalance less naive: +0.0020 ± 0.0136, not clearly different from zero (the paper's: +0.011)" in table
+    assert (
+        "MetaBalance less over-sampling: -0.0184 ± 0.0139, clearly below zero: it is worse (the paper's: +0.019)"
+        in table
+    )
+    assert "SMOTE has no result: too few neighbours (1 seeds)" in table
+
+
+def test_every_contender_names_what_there_is():
+    for name, contender in CONTENDERS.items():
+        known = references.REFERENCES if contender.family == "reference" else METHODS
+        assert contender.method in known, name
+        assert not contender.like or contender.like in CONTENDERS
+
+
+def test_a_comparison_end_to_end(task, tmp_path):
+    names = ["naive", "class_balanced", "metabalance", "logistic_regression", "naive_priors"]
+    table = compare.compare(task, names=names, seeds=range(2), out=tmp_path / "out")
+    lines = [json.loads(text) for text in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 * (4 + 16 + 8 + 3)
+    by_row = pd.DataFrame([{**text, **text["test"]} for text in lines if text["status"] == "ok"])
+    assert by_row.groupby("contender")["roc_auc"].mean().min() > 0.85
+    assert set(by_row[by_row["contender"] == "naive"]["mode"]) == {"together"}
+    for row in ("naive", "class-balanced loss", "MetaBalance", "logistic regression", "naive, priors divided out"):
+        assert f"| {row}" in table
+    for name in ("table.md", "times.md"):
+        assert (tmp_path / "out" / name).read_text()
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    # Priors divided out: another decision, the same order.
+    naive = next(text for text in lines if text["contender"] == "naive")
+    assert naive["priors_test"]["roc_auc"] == pytest.approx(naive["test"]["roc_auc"], abs=1e-9)
+    assert naive["priors_test"]["balanced_accuracy"] > naive["test"]["balanced_accuracy"]
+    # Again, with one seed more: only that one is run.
+    before = (tmp_path / "out" / "results.jsonl").read_text()
+    compare.compare(task, names=["naive"], seeds=range(3), out=tmp_path / "out")
+    after = (tmp_path / "out" / "results.jsonl").read_text()
+    assert after.startswith(before)
+    assert [json.loads(text)["seed"] for text in after[len(before) :].splitlines()] == [2] * 4
+
+
+def test_what_cannot_run_is_reported_and_the_rest_goes_on(task, tmp_path):
+    lone = compare.Task(task.file, {**task.overrides, "train.neighbors": 500})
+    table = compare.compare(lone, names=["naive", "smote", "mw_net"], seeds=[0], out=tmp_path / "out")
+    assert "| naive |" in table
+    assert "SMOTE has no result: config.train.sampler='smote'" in table
+    assert "too few training examples" in table
+
+
+def test_pairs_of_samplers_are_searched_and_drawn(task, tmp_path, monkeypatch):
+    from mbjax import contenders
+
+    few = {"support.sampler": ("natural", "smote"), "query.sampler": ("under", "over")}
+    small = contenders._meta("MS-MetaBalance", "metabalance", few, updates=20)
+    monkeypatch.setitem(CONTENDERS, "ms_metabalance", small)
+    compare.compare(task, names=["ms_metabalance"], seeds=[0, 1], out=tmp_path)
+    lines = [json.loads(text) for text in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {tuple(text["settings"].values()) for text in lines} == {
+        ("natural", "under"), ("natural", "over"), ("smote", "under"), ("smote", "over")
+    }  # fmt: skip
+    assert (tmp_path / "pairs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def run_compare(task, out, *more):
+    overrides = [f"--config.{key}={value}" for key, value in task.overrides.items()]
+    command = [sys.executable, "-m", "mbjax.compare", f"--config={task.file}", f"--out={out}", *more, *overrides]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def test_a_killed_comparison_goes_on_and_gives_the_same_table(task, tmp_path):
+    options = ("--methods=naive,over,under,logistic_regression", "--seeds=2")
+    whole = run_compare(task, tmp_path / "whole", *options, "--jobs=2")
+    killed = run_compare(task, tmp_path / "killed", *options)
+    file, deadline = tmp_path / "killed" / "results.jsonl", time.monotonic() + 240
+    while not file.exists() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    whole.communicate(timeout=240)
+    text = file.read_text()
+    assert 0 < text.count("\n") < 4 * 2 * 3 + 3 * 2
+    file.write_text(text + '{"key": "cut sho')  # a line that the kill cut short
+    again = run_compare(task, tmp_path / "killed", *options)
+    output, errors = again.communicate(timeout=240)
+    assert again.returncode == 0, errors
+    assert (tmp_path / "killed" / "table.md").read_text() == (tmp_path / "whole" / "table.md").read_text()
+    assert (tmp_path / "killed" / "table.md").read_text() in output
+
+
+def test_shards_share_the_work(task, tmp_path):
+    for shard in range(2):
+        compare.compare(task, names=["naive", "over"], seeds=[0], out=tmp_path, shard=(shard, 2))
+    counts = [len((tmp_path / f"results-{shard}.jsonl").read_text().splitlines()) for shard in range(2)]
+    assert counts == [4, 4]
+    assert "over-sampling" in compare.compare(task, names=["naive", "over"], seeds=[0], out=tmp_path)
+    assert not (tmp_path / "results.jsonl").exists()  # nothing was left to do
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods=nave"], "--methods=nave: choose among all, naive"),
+        (["--methods=naive", "--shard=3/2"], "--shard=3/2: write I/N with I from 0 to N - 1"),
+        (["--methods=naive", "--config.data.target=y"], "config.data.target='y': no such column"),
+        (["--methods=naive", "--config.data.validation_share=2.0"], "config.data.validation_share=2.0"),
+    ],
+)
+def test_mistakes_are_one_clear_line(task, tmp_path, options, message):
+    process = run_compare(task, tmp_path / "out", *options)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_references_weigh_classes_and_see_the_training_part_alone(task):
+    dataset = data.load("tabular", seed=0, path=task.overrides["data.path"], target="label")
+    plain, balanced = (
+        references.fit("logistic_regression", dataset, seed=0, balanced=b, settings={"C": 1.0})(dataset.test.x)
+        for b in (False, True)
+    )
+    np.testing.assert_allclose(plain.sum(1), 1)
+    assert balanced[:, 1].mean() > 2 * plain[:, 1].mean()
+    # scikit-learn's own class_weight="balanced" is the independent calculation.
+    from sklearn.linear_model import LogisticRegression
+
+    own = LogisticRegression(class_weight="balanced", max_iter=5000).fit(dataset.train.x, dataset.train.y)
+    np.testing.assert_allclose(balanced, own.predict_proba(dataset.test.x), atol=1e-3)
+
+
+def test_a_reference_that_is_not_installed_says_so(task, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    dataset = data.load("tabular", seed=0, path=task.overrides["data.path"], target="label")
+    with pytest.raises(UserError, match=r"lightgbm is not installed: pip install 'mbjax\[trees\]'"):
+        references.fit("lightgbm", dataset, seed=0, balanced=False, settings={})

@@ -1,0 +1,118 @@
+"""Many runs as one program: each has the result that it would have alone."""
+
+import jax
+import numpy as np
+import pytest
+
+from mbjax import config as config_lib
+from mbjax import population, train
+
+LEARNING_RATES = (0.01, 0.02, 0.05, 0.1)
+
+
+def make_config(method: str, **overrides):
+    config = config_lib.base()
+    config.method = method
+    config.data.update(minority_count=5, test_count=20)
+    config.model.update(hidden=(16, 16), dropout=(0.5, 0.0))
+    config.query.sampler = "class_balanced"
+    config.meta.update(steps=4, pairs_per_chunk=2)
+    config.update(updates=25, updates_per_call=10)
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def build(config, seed):
+    config = config.copy_and_resolve_references()
+    config.seed = seed
+    return train.build(config_lib.validate(config))
+
+
+def train_alone(config, seed, **numbers):
+    """A run through the same parts that `train_and_evaluate` has."""
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(numbers)
+    experiment = build(config, seed)
+    advance = train.make_advance(experiment.method, config.updates_per_call)
+    examples = train.on_device(experiment.streams)
+    state = experiment.method.init(seed)
+    for count, indices in train.feed(experiment, 0, [experiment.updates], config.updates_per_call):
+        state, _ = advance(state, examples, indices, count)
+    return state
+
+
+def assert_close(a, b):
+    assert int(a.step) == int(b.step)
+    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_forty_members_are_their_lone_runs():
+    # Few updates: where rounding puts an activation on the other side of ReLU's kink, runs part for good.
+    config, seeds = make_config("erm", updates=12), range(10)
+    settings = [{"optimizer.lr": lr} for lr in LEARNING_RATES]
+    experiments = [build(config, seed) for seed in seeds]
+    trained = population.train_population(experiments, seeds, settings, updates_per_call=10, mode="together")
+    in_turn = population.train_population(experiments, seeds, settings, updates_per_call=10, mode="in_turn")
+    weights = set()
+    for seed in seeds:
+        for v, setting in enumerate(settings):
+            alone = train_alone(config, seed, **setting)
+            assert int(alone.step) == 12
+            assert_close(trained.states[seed][v], alone)
+            assert_close(in_turn.states[seed][v], alone)
+            weights.add(np.asarray(jax.tree.leaves(alone.params)[1]).tobytes())
+    assert len(weights) == 40  # seeds and learning rates did make different runs
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "values"),
+    [
+        ("metabalance", "meta.inner_lr", (0.0, 0.5)),
+        ("metabalance", "optimizer.lr", (0.01, 0.1)),
+        ("erm", "loss.beta", (0.9, 0.999)),
+        ("erm", "optimizer.weight_decay", (0.0, 0.1)),
+    ],
+)
+def test_numbers_of_the_configuration_can_differ(method, key, values):
+    config = make_config(method, **{"loss.class_weight": "effective"} if key == "loss.beta" else {})
+    trained = population.train_population(
+        [build(config, seed) for seed in (3, 5)], (3, 5), [{key: value} for value in values], mode="together"
+    )
+    for s, seed in enumerate((3, 5)):
+        for v, value in enumerate(values):
+            assert_close(trained.states[s][v], train_alone(config, seed, **{key: value}))
+    first, second = (jax.tree.leaves(state.params)[1] for state in trained.states[0])
+    assert np.abs(np.asarray(first) - np.asarray(second)).max() > 1e-4
+
+
+def test_seeds_with_different_numbers_of_updates():
+    """SMOTEENN leaves each seed another number of examples, and so of updates."""
+    config = make_config("erm", **{"epochs": 2, "train.sampler": "smoteenn", "train.neighbors": 3})
+    config.updates = None
+    seeds = (0, 1, 2)
+    experiments = [build(config, seed) for seed in seeds]
+    assert len({experiment.updates for experiment in experiments}) > 1
+    trained = population.train_population(experiments, seeds, updates_per_call=10, mode="together")
+    for s, seed in enumerate(seeds):
+        assert int(trained.states[s][0].step) == experiments[s].updates
+        assert_close(trained.states[s][0], train_alone(config, seed))
+
+
+def test_auto_maps_dense_models_and_takes_convolutions_in_turn(monkeypatch):
+    config = make_config("erm", updates=2)
+    assert population.train_population([build(config, 0)], [0], updates_per_call=2).mode == "together"
+    config.model = {"name": "cnn"}
+    assert population.train_population([build(config, 0)], [0], updates_per_call=2).mode == "in_turn"
+
+
+def test_what_cannot_be_mapped_is_refused():
+    config = make_config("erm", updates=2)
+    with pytest.raises(ValueError, match="hidden"):
+        population.train_population([build(config, 0)], [0], [{"model.hidden": 3}])
+
+
+def test_finite():
+    state = build(make_config("erm"), 0).method.init(0)
+    assert population.is_finite(state)
+    assert not population.is_finite(state.replace(params=jax.tree.map(lambda x: x / 0, state.params)))
