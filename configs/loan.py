@@ -25,6 +25,9 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     config.meta.beta = 0.01
     config.optimizer.update(lr=0.02, weight_decay=5e-4)
     config.epochs = 100
-    if method != "metabalance":
+    config.clean.share = 0.01
+    if method == "mw_net":
+        config.optimizer.lr = 0.01  # appendix A.2, as is the share
+    elif method != "metabalance":
         config.optimizer.lr = 0.05  # Table 4's for naive training
     return config

@@ -15,16 +15,19 @@ CHOICES = {
     "meta.grad_mode": ("mixed", "reverse", "first_order"),
     "meta.model_state_from": ("both", "support", "query"),
     "optimizer.schedule": ("constant", "cosine"),
+    "weight_net.optimizer": ("adam", "sgd"),
 }
+STREAMS = ("train", "support", "query", "clean")
 SAMPLING_STRATEGIES = ("auto", "majority", "minority", "not majority", "not minority", "all")
 
 
-def stream(sampler: str, batch_size: int) -> ConfigDict:
+def stream(sampler: str, batch_size: int, **more: Any) -> ConfigDict:
     """One stream of batches.
 
     Args:
       sampler: a name of `mbjax.sampling.SAMPLERS`.
       batch_size: examples a batch.
+      **more: keys that this stream has besides.
     """
     return ConfigDict(
         {
@@ -34,6 +37,7 @@ def stream(sampler: str, batch_size: int) -> ConfigDict:
             "sampling_strategy": "auto",
             # The neighbourhood of SMOTE and the nearest-neighbour cleaners; imbalanced-learn's default if None.
             "neighbors": config_dict.placeholder(int),
+            **more,
         }
     )
 
@@ -57,6 +61,9 @@ def base() -> Config:
         "train": stream("natural", 24),  # what plain training (erm and its kin) reads
         "support": stream("natural", 24),
         "query": stream("under", 16),
+        # A balanced part of the training data that l2rw and mw_net keep apart: this share of all training examples,
+        # equally many of each class. The other streams read the rest.
+        "clean": stream("natural", 24, share=0.02),
         "meta": {
             "steps": 80,  # pairs of a support and a query batch per update
             "inner_lr": 0.01,
@@ -65,6 +72,14 @@ def base() -> Config:
             "grad_mode": "mixed",
             "pairs_per_chunk": 80,
             "model_state_from": "both",
+        },
+        "weight_net": {  # mw_net's; published for imbalance: sgd, lr 1e-5, weight_decay 5e-4, normalize
+            "hidden": 100,
+            "optimizer": "adam",  # or "sgd" (Nesterov)
+            "lr": 1e-3,
+            "momentum": 0.9,  # of sgd
+            "weight_decay": 1e-4,
+            "normalize": False,  # whether the mean weight of a batch is made 1
         },
         "loss": {
             "name": "cross_entropy",  # a name of mbjax.losses.LOSSES
@@ -129,29 +144,25 @@ def validate(config: Config) -> Config:
             raise UserError(f"config.{key}={values[key]!r}: {wanted}")
 
     for key in (
-        *(f"{name}.batch_size" for name in ("train", "support", "query")),
+        *(f"{name}.batch_size" for name in STREAMS),
         *(f"meta.{name}" for name in ("steps", "inner_steps", "pairs_per_chunk")),
-        *("eval_batch_size", "updates_per_call", "keep_checkpoints"),
+        *("eval_batch_size", "updates_per_call", "keep_checkpoints", "weight_net.hidden"),
     ):
         check(key, "at least 1 is needed", lambda x: x >= 1)
     for key in (
-        "meta.inner_lr",
-        "meta.beta",
-        "optimizer.weight_decay",
-        "seed",
-        "loss.gamma",
-        "loss.tau",
-        "loss.max_margin",
+        *("meta.inner_lr", "meta.beta", "optimizer.weight_decay", "weight_net.weight_decay", "seed"),
+        *(f"loss.{name}" for name in ("gamma", "tau", "max_margin")),
     ):
         check(key, "a number of at least 0 is needed", lambda x: math.isfinite(x) and x >= 0)
-    for key in ("optimizer.lr", "epochs", "eval_every", "loss.scale"):
+    for key in ("optimizer.lr", "epochs", "eval_every", "loss.scale", "weight_net.lr"):
         check(key, "a number above 0 is needed", lambda x: math.isfinite(x) and x > 0)
-    for key in ("optimizer.momentum", "loss.beta"):
+    for key in ("optimizer.momentum", "weight_net.momentum", "loss.beta"):
         check(key, "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
+    check("clean.share", "a number above 0 and below 1 is needed", lambda x: 0 < x < 1)
     check("loss.deferred", "a number from 0 to 1 is needed", lambda x: 0 <= x <= 1)
     check("updates", "at least 1 is needed, or None for config.epochs to decide", lambda x: x is None or x >= 1)
     for key, choices in CHOICES.items():
         check(key, f"choose one of {', '.join(choices)}", choices.__contains__)
-    for name in ("train", "support", "query"):
+    for name in STREAMS:
         sampling_strategy(config[name].sampling_strategy)  # pyright: ignore
     return ml_collections.FrozenConfigDict(config)

@@ -12,7 +12,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -25,8 +25,9 @@ import tqdm
 
 from mbjax import checkpoint, data, evaluate, losses, methods, models, report, sampling
 from mbjax import config as config_lib
+from mbjax.data import splits
 from mbjax.state import TrainState
-from mbjax.types import Config, Dataset, UserError
+from mbjax.types import Config, Dataset, Split, UserError
 
 log = logging.getLogger("mbjax")
 Examples = dict[str, jax.Array]
@@ -63,7 +64,7 @@ def make_optimizer(
     *, lr: float, momentum: float, nesterov: bool, weight_decay: float, schedule: str, updates: int
 ) -> optax.GradientTransformation:
     """SGD with momentum, and weight decay added to the gradient as PyTorch's SGD does."""
-    rate = optax.cosine_decay_schedule(lr, updates) if schedule == "cosine" else lr
+    rate = methods.learning_rate(lr=lr, schedule=schedule, updates=updates)
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=momentum, nesterov=nesterov))
 
 
@@ -96,12 +97,14 @@ def build(config: Config) -> Experiment:
     }
     model = models.build(**sections["model"], outputs=1 if len(dataset.classes) == 2 else len(dataset.classes))
     method = functools.partial(make_method, config.method, model=model, example=dataset.train.x[:1])
-    options = {"sections": sections, "class_counts": dataset.class_counts}
-    shapes = method(**options, updates=1)  # the number of updates may depend on the streams
+    # What a method reads decides its class counts and, it may be, the number of its updates.
+    shapes = method(sections=sections, class_counts=dataset.class_counts, updates=1)
+    parts = cut(dataset, shapes.streams, sections["clean"]["share"], seed=config.seed)
+    class_counts = np.bincount(parts[shapes.epoch_stream].y, minlength=len(dataset.classes))
     cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
     streams = {
         name: sampling.make_stream(
-            dataset.train, **sections[name], name=name, seed=config.seed, classes=dataset.classes, cache_dir=cache_dir
+            parts[name], **sections[name], name=name, seed=config.seed, classes=dataset.classes, cache_dir=cache_dir
         )
         for name in shapes.streams
     }
@@ -109,10 +112,25 @@ def build(config: Config) -> Experiment:
     if updates is None:
         epoch = streams[shapes.epoch_stream].epoch_length
         updates = math.ceil(config.epochs * epoch / math.prod(shapes.streams[shapes.epoch_stream]))
+    options: dict[str, Any] = {"sections": sections, "class_counts": class_counts}
     return Experiment(
         dataset=dataset, model=model, make_method=method, **options,
         method=method(**options, updates=updates), streams=streams, updates=updates,
     )  # fmt: skip
+
+
+def cut(dataset: Dataset, streams: Iterable[str], clean_share: float, *, seed: int) -> dict[str, Split]:
+    """What each stream reads of the training data: the stream `clean` a balanced part of its own, the others the rest.
+
+    Raises:
+      UserError: the share does not fit the data; see `mbjax.data.splits.balanced_part`.
+    """
+    train = dataset.train
+    if "clean" not in streams:
+        return dict.fromkeys(streams, train)
+    rows = splits.balanced_part(train.y, clean_share, seed=seed, classes=dataset.classes)
+    rest, clean = (Split(train.x[r], train.y[r]) for r in rows)
+    return {name: clean if name == "clean" else rest for name in streams}
 
 
 def make_advance(method: methods.Method, updates_per_call: int) -> Advance:

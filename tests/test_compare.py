@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,7 +87,7 @@ def test_a_comparison_end_to_end(task, tmp_path):
     table = compare.compare(task, names=names, seeds=range(2), out=tmp_path / "out")
     lines = [json.loads(text) for text in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert len(lines) == 2 * (4 + 16 + 8 + 3)
-    by_row = pd.DataFrame([{**text, **text["test"]} for text in lines if text["status"] == "ok"])
+    by_row: Any = pd.DataFrame([{**text, **text["test"]} for text in lines if text["status"] == "ok"])
     assert by_row.groupby("contender")["roc_auc"].mean().min() > 0.85
     assert set(by_row[by_row["contender"] == "naive"]["mode"]) == {"together"}
     for row in ("naive", "class-balanced loss", "MetaBalance", "logistic regression", "naive, priors divided out"):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mbjax import checkpoint, report, train
+from mbjax import checkpoint, methods, report, train
 from mbjax import config as config_lib
 from mbjax.types import UserError
 
@@ -32,6 +33,7 @@ def small_config(method: str = "metabalance", **overrides: Any):
     config.model.update(hidden=(16, 16), dropout=(0.5, 0.0))
     config.query.sampler = "class_balanced"
     config.meta.update(steps=6, pairs_per_chunk=4)
+    config.clean.share = 0.1
     config.update(updates=30, eval_every=10, updates_per_call=4)
     config.update_from_flattened_dict(overrides)
     return config
@@ -61,9 +63,9 @@ def run_main(*arguments, cwd=ROOT, env=None, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["metabalance", "erm"])
+@pytest.mark.parametrize("method", sorted(methods.METHODS))
 def test_a_run_learns_and_leaves_its_folder(method, tmp_path):
-    config = small_config(method, updates=300 if method == "erm" else 100, eval_every=0.5)
+    config = small_config(method, updates=100 if method == "metabalance" else 300, eval_every=0.5)
     result = train.train_and_evaluate(config, tmp_path)
     assert result["test"]["balanced_accuracy"] > 0.2  # 0.1 by chance
     assert len(result["test"]["class_accuracy"]) == 10
@@ -105,6 +107,25 @@ def test_calls_of_any_length_give_the_same_bits(tmp_path):
         params.append(final_params(tmp_path / str(per_call), config))
     assert_same_bits(params[0], params[1])
     assert_same_bits(params[0], params[2])
+
+
+@pytest.mark.parametrize("method", sorted(methods.METHODS))
+def test_every_method_goes_on_from_its_checkpoint_to_the_bit(method, tmp_path):
+    config = small_config(method)
+    result = train.train_and_evaluate(config, tmp_path)
+    states = []
+    for _ in range(2):
+        experiment = train.build(config_lib.validate(config))
+        checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=3, data=train.digest(experiment.dataset))
+        state = checkpoints.restore(experiment.method.init(config.seed))
+        checkpoints.close()
+        states.append(jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng))))
+        shutil.rmtree(tmp_path / "checkpoints" / "30")
+        (tmp_path / "result.json").unlink()
+        again = train.train_and_evaluate(config, tmp_path)
+        assert again["resumed_at"] == 20
+        assert again["test"] == result["test"]
+    assert_same_bits(*states)
 
 
 def test_training_compiles_once():

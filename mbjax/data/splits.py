@@ -9,6 +9,8 @@ from sklearn.model_selection import train_test_split
 
 from mbjax.types import UserError
 
+_BALANCED_PART = 1000  # keeps its random numbers apart from those of the streams, which are counted from 0
+
 
 def encode_labels(labels: pd.Series) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
     """Numbers the classes: in sorted order, but of two the rarer is number 1, the positive one.
@@ -68,6 +70,45 @@ def hold_out(
     of_class = y if stratify else None
     rest, out = train_test_split(np.arange(len(y)), test_size=share, stratify=of_class, random_state=seed % 2**32)
     return np.sort(rest), np.sort(out)
+
+
+def balanced_part(y: np.ndarray, share: float, *, seed: int, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a balanced part: `share` of all examples, rounded to equally many of each class.
+
+    Args:
+      y: class numbers, `[n]`.
+      share: of the examples, above 0 and below 1; `config.clean.share` in messages.
+      seed: of the draw.
+      classes: the class names in the order of the class numbers.
+
+    Returns:
+      `(rest, part)`: sorted indices into `y`.
+
+    Raises:
+      UserError: the share is less than one example a class, or leaves a class with none.
+    """
+    counts = np.bincount(y, minlength=len(classes))
+    each, rarest = round(share * len(y) / len(classes)), int(counts.argmin())
+    shown = f"config.clean.share={share} of {len(y)} training examples is {each} of each of {len(classes)} classes"
+    if counts[rarest] < 2:
+        raise UserError(
+            f"{shown}, but class {classes[rarest]!r} has {counts[rarest]}: methods with a clean part need 2 at least; "
+            "add examples, merge the class with another, or choose another --config.method"
+        )
+    if each == 0:
+        raise UserError(
+            f"{shown} (the rarest, {classes[rarest]!r}, has {counts[rarest]}): "
+            f"choose --config.clean.share={len(classes) / len(y):.2g} or more"
+        )
+    if each >= counts[rarest]:
+        raise UserError(
+            f"{shown}, but class {classes[rarest]!r} has {counts[rarest]}, and some must be left to train on: "
+            f"choose --config.clean.share={(counts[rarest] - 1) * len(classes) / len(y):.4g} or less"
+        )
+    rng = np.random.default_rng([seed, _BALANCED_PART])
+    drawn = [rng.choice(np.flatnonzero(y == number), each, replace=False) for number in range(len(classes))]
+    part = np.sort(np.concatenate(drawn))
+    return np.setdiff1d(np.arange(len(y)), part), part
 
 
 def split_indices(

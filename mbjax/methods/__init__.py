@@ -4,16 +4,19 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mbjax.methods import erm, metabalance
-from mbjax.methods.base import Method, Problem
+from mbjax.methods import erm, metabalance, reweighting
+from mbjax.methods.base import Method, Problem, learning_rate
 from mbjax.types import UserError
 
 METHODS: dict[str, Callable[..., Method]] = {
+    "drw": erm.build_drw,
     "erm": erm.build,
+    "l2rw": reweighting.build_l2rw,
     "metabalance": metabalance.build,
+    "mw_net": reweighting.build_mw_net,
 }
 
-__all__ = ["METHODS", "Method", "Problem", "build"]
+__all__ = ["METHODS", "Method", "Problem", "build", "learning_rate"]
 
 
 def build(name: str, problem: Problem, sections: Mapping[str, Any]) -> Method:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,8 @@ import optax
 
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics
+
+State = TypeVar("State", bound=TrainState)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +42,33 @@ class Problem:
         params = variables.pop("params")
         return TrainState.create(params=params, tx=self.tx, rng=rng, model_state=variables)
 
+    def descend(self, state: State, batch: Batch, rng: jax.Array) -> tuple[State, Metrics]:
+        """One update of the optimiser down the gradient of the loss on a batch. Metrics hold `loss`."""
+        value_and_grad = jax.value_and_grad(self.loss_fn, has_aux=True)
+        (loss, (model_state, metrics)), grads = value_and_grad(state.params, state.model_state, batch, rng)
+        changes, opt_state = self.tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, changes)
+        state = state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state)
+        return state, {"loss": loss, **metrics}
+
+
+def learning_rate(*, lr: float | jax.Array, schedule: str, updates: int) -> optax.ScalarOrSchedule:
+    """The optimiser's learning rate: a number, or a function of the updates done so far.
+
+    Args:
+      lr: the first one; may be traced.
+      schedule: `"constant"` or `"cosine"`, which falls to 0.
+      updates: of the whole run.
+    """
+    return optax.cosine_decay_schedule(lr, updates) if schedule == "cosine" else lr
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
     """How to train.
 
     Attributes:
-      init: `init(seed) -> state`.
+      init: `init(seed) -> state`, a `TrainState` or a subclass of it with what the method keeps besides.
       step: `step(state, {stream: batch}) -> (state, metrics)`, one update, pure; metrics hold `loss`.
       streams: the shape of what an update takes from each stream, the last axis a batch. A stream's name is that of
         its section in the configuration.
@@ -54,6 +76,6 @@ class Method:
     """
 
     init: Callable[[int], TrainState]
-    step: Callable[[TrainState, Mapping[str, Batch]], tuple[TrainState, Metrics]]
+    step: Callable[[Any, Mapping[str, Batch]], tuple[TrainState, Metrics]]
     streams: Mapping[str, tuple[int, ...]]
     epoch_stream: str

@@ -4,23 +4,45 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import optax
+import jax.numpy as jnp
 
+from mbjax import losses
 from mbjax.methods.base import Method, Problem
 from mbjax.state import TrainState
-from mbjax.types import Batch, Metrics
+from mbjax.types import Batch, Metrics, UserError
 
 
 def build(problem: Problem, *, train: dict[str, Any]) -> Method:
     """Plain training with the settings of `config.train`."""
 
     def step(state: TrainState, batches: Mapping[str, Batch]) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(state.rng, state.step)
-        value_and_grad = jax.value_and_grad(problem.loss_fn, has_aux=True)
-        (loss, (model_state, metrics)), grads = value_and_grad(state.params, state.model_state, batches["train"], rng)
-        updates, opt_state = problem.tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        state = state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state)
-        return state, {"loss": loss, **metrics}
+        return problem.descend(state, batches["train"], jax.random.fold_in(state.rng, state.step))
 
     return Method(init=problem.init, step=step, streams={"train": (train["batch_size"],)}, epoch_stream="train")
+
+
+def build_drw(problem: Problem, *, train: dict[str, Any], loss: dict[str, Any]) -> Method:
+    """Deferred re-weighting: plain training whose class weights start after a share `config.loss.deferred` of it.
+
+    Cao et al. 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", section 3.3. The
+    weights are `losses.effective_weights` with `config.loss.beta`. It works with any loss: LDAM-DRW as published is
+    `config.loss.name="ldam"` on `config.model.head="cosine"` with β = 0.9999, after 0.8 of the updates.
+
+    Raises:
+      UserError: the loss has class weights of its own.
+    """
+    if loss["class_weight"] != "none":
+        raise UserError(
+            f"config.loss.class_weight={loss['class_weight']!r}: the method drw brings class weights of its own, "
+            'later in training; leave it at "none"'
+        )
+    plain = build(problem, train=train)
+    class_weights = losses.effective_weights(problem.class_counts, loss["beta"])
+    start = loss["deferred"] * problem.updates
+
+    def step(state: TrainState, batches: Mapping[str, Batch]) -> tuple[TrainState, Metrics]:
+        weights = losses.example_weights(class_weights, batches["train"]["y"])
+        batch = {**batches["train"], "weight": jnp.where(state.step >= start, weights, 1)}
+        return plain.step(state, {"train": batch})
+
+    return Method(init=plain.init, step=step, streams=plain.streams, epoch_stream=plain.epoch_stream)

@@ -14,7 +14,7 @@ _INDEX_SAMPLERS = {
     "under": stream.under,
     "class_balanced": stream.class_balanced,
 }
-_STREAM_NUMBERS = {"train": 0, "support": 1, "query": 2}
+_STREAM_NUMBERS = {"train": 0, "support": 1, "query": 2, "clean": 3}
 
 SAMPLERS = (*_INDEX_SAMPLERS, *RESAMPLERS)
 """The valid names: index samplers first, then imbalanced-learn's resamplers."""
@@ -29,6 +29,7 @@ def make_stream(
     batch_size: int,
     sampling_strategy: str | float | dict = "auto",
     neighbors: int | None = None,
+    share: float = 0.0,
     classes: tuple[str, ...],
     cache_dir: Path | None,
 ) -> Stream:
@@ -44,6 +45,7 @@ def make_stream(
         `{class name or number: count}`. `"natural"` has no use for it.
       neighbors: `k_neighbors` of the SMOTE family, `n_neighbors` of ADASYN, NearMiss, AllKNN and
         EditedNearestNeighbours; imbalanced-learn's default if None. Other samplers have no use for it.
+      share: part of the configuration of the stream `clean`, likewise; the split has been cut already.
       classes: the class names in the order of the class numbers.
       cache_dir: where resampled data is kept from run to run; None for nowhere.
 
