@@ -13,14 +13,18 @@ VERSION = torch.__version__
 Peer = tuple[str, Callable[[], None]]
 
 
-def mlp(batch, **sgd: float) -> list[Peer]:
-    """Updates of the fraud network (Table 5)."""
+def fraud_network() -> nn.Module:
+    """The network of Table 5."""
     torch.manual_seed(0)
     layers: list = []
     for i, (inputs, outputs) in enumerate(itertools.pairwise((29, 16, 24, 20, 24))):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()] + [nn.Dropout(0.5)] * (i == 1)
-    module = nn.Sequential(*layers, nn.Linear(24, 1))
-    return _peers(module, batch, lambda z, y: F.binary_cross_entropy_with_logits(z[:, 0], y.float()), **sgd)
+    return nn.Sequential(*layers, nn.Linear(24, 1))
+
+
+def mlp(batch, **sgd: float) -> list[Peer]:
+    """Updates of the fraud network."""
+    return _peers(fraud_network(), batch, lambda z, y: F.binary_cross_entropy_with_logits(z[:, 0], y.float()), **sgd)
 
 
 def resnet(batch, **sgd: float) -> list[Peer]:

@@ -14,7 +14,7 @@ from mbjax import config as config_lib
 from mbjax import losses, methods, models, train
 from mbjax.data import splits
 from mbjax.methods import reweighting
-from mbjax.types import Dataset, Split, UserError
+from mbjax.types import UserError
 
 RNG = jax.random.key(5)
 
@@ -244,12 +244,13 @@ def test_a_population_of_settings_shares_one_program(name, loss):
     config = config_lib.base().to_dict()
     config["loss"] |= {"name": loss, "class_weight": "none" if name == "drw" else "effective"}
     batches = {"train": draw(3, 12, 3), "clean": draw(4, 6, 3)}
-    dataset = Dataset({"train": Split(np.zeros((1, 3), np.float32), np.zeros(1, np.int32))}, ("a", "b", "c"), "")
     model = models.build("mlp", outputs=3, hidden=(4,))
 
     def run(numbers, counts, seed):
         sections = {s: {**v, **numbers.get(s, {})} for s, v in config.items() if isinstance(v, dict)}
-        method = train.make_method(name, sections, model=model, dataset=dataset, class_counts=counts, updates=5)
+        method = train.make_method(
+            name, model=model, example=np.zeros((1, 3), np.float32), sections=sections, class_counts=counts, updates=5
+        )
         state = jax.lax.fori_loop(0, 5, lambda k, s: method.step(s, batches)[0], method.init(seed))
         return state.params
 
