@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_dict
 from mbjax.types import UserError
 
 CHOICES = {
+    "model.head": ("linear", "cosine"),
     "loss.class_weight": ("none", "inverse", "effective"),
     "meta.grad_mode": ("mixed", "reverse", "first_order"),
     "meta.model_state_from": ("both", "support", "query"),
@@ -58,6 +59,7 @@ def base() -> ConfigDict:
                 "name": "mlp",  # a name of mbjax.models.MODELS
                 "hidden": (64,),
                 "dropout": (),  # a rate after each hidden layer; none if empty
+                "head": "linear",  # the last layer; "cosine" for the loss ldam
             },
             "train": stream("natural", 24),  # what plain training (erm and its kin) reads
             "support": stream("natural", 24),
