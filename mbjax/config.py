@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_dict
 from mbjax.types import Config, UserError
 
 CHOICES = {
+    "model.head": ("linear", "cosine"),
     "loss.class_weight": ("none", "inverse", "effective"),
     "meta.grad_mode": ("mixed", "reverse", "first_order"),
     "meta.model_state_from": ("both", "support", "query"),
@@ -57,6 +58,7 @@ def base() -> Config:
             "name": "mlp",  # a name of mbjax.models.MODELS
             "hidden": (64,),
             "dropout": (),  # a rate after each hidden layer; none if empty
+            "head": "linear",  # the last layer; or "cosine", as LDAM's
         },
         "train": stream("natural", 24),  # what plain training (erm and its kin) reads
         "support": stream("natural", 24),

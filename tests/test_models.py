@@ -140,6 +140,45 @@ def test_cnn_takes_digits_with_and_without_a_channel_axis(strict_dtypes):
 
 
 @pytest.mark.parametrize(
+    ("name", "options"),
+    [("mlp", {"hidden": (30,)}), ("cnn", {"channels": (2, 3)}), ("resnet18", {"width": 2, "stages": (1,)})],
+)
+def test_a_cosine_head_gives_cosines_of_the_same_features(name, options):
+    x = jax.random.normal(jax.random.key(0), (5, 8, 8, 3))
+    linear, cosine = (models.build(name, outputs=4, head=head, **options) for head in ("linear", "cosine"))
+    variables = init(linear, x)
+    last = max(key for key in variables["params"] if key.startswith("Dense"))
+    kernel = variables["params"][last]["kernel"]
+    assert set(init(linear, x)["params"]) == set(init(models.build(name, outputs=4, **options), x)["params"])
+    features = {last: {"kernel": jnp.eye(len(kernel)), "bias": jnp.zeros(len(kernel))}}
+    wide = models.build(name, outputs=len(kernel), **options)
+    h = np.asarray(apply(wide, {**variables, "params": {**variables["params"], **features}}, x, train=False))
+    params = {**{k: v for k, v in variables["params"].items() if k != last}, "CosineDense_0": {"kernel": 7 * kernel}}
+    assert jax.tree.structure(params) == jax.tree.structure(init(cosine, x)["params"])
+    expected = h @ kernel / np.linalg.norm(h, axis=1, keepdims=True) / np.linalg.norm(kernel, axis=0, keepdims=True)
+    out = apply(cosine, {**variables, "params": params}, x, train=False)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cosine_head_is_smooth_where_all_features_are_zero():
+    model = models.build("mlp", outputs=2, hidden=(), head="cosine")
+    variables = init(model, jnp.ones((1, 3)))
+
+    def total(variables: Any, x: jax.Array) -> jax.Array:
+        logits: Any = model.apply(variables, x, train=True)
+        return logits.sum()
+
+    gradient = jax.grad(total, (0, 1))(variables, jnp.zeros((2, 3)))
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+    np.testing.assert_array_equal(apply(model, variables, jnp.zeros((2, 3)), train=False), np.zeros((2, 2)))
+
+
+def test_an_unknown_head_is_named():
+    with pytest.raises(UserError, match=r"config.model.head='arc': choose one of linear, cosine"):
+        init(models.build("mlp", outputs=2, head="arc"), jnp.ones((1, 3)))
+
+
+@pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("mpl", {}, r"config.model.name='mpl': choose one of mlp, cnn, resnet18"),

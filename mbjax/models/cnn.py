@@ -6,20 +6,23 @@ import flax.linen as nn
 import jax
 
 from mbjax.models.conv import Conv, ConvImplementation
+from mbjax.models.heads import Head, make_head
 
 
 class CNN(nn.Module):
-    """Convolution, BatchNorm, ReLU for each of `channels`, all but the first with stride 2; then one dense layer.
+    """Convolution, BatchNorm, ReLU for each of `channels`, all but the first with stride 2; then the head.
 
     Attributes:
       outputs: logits.
       channels: of each convolution.
       conv: see `mbjax.models.conv.convolve`.
+      head: the last layer, `"linear"` or `"cosine"`: see `mbjax.models.heads`.
     """
 
     outputs: int
     channels: Sequence[int] = (16, 32)
     conv: ConvImplementation = "auto"
+    head: Head = "linear"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -29,4 +32,4 @@ class CNN(nn.Module):
         for layer, channels in enumerate(self.channels):
             x = Conv(channels, stride=1 if layer == 0 else 2, dtype=str(x.dtype), conv=self.conv)(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)(x))
-        return nn.Dense(self.outputs)(x.reshape(len(x), -1))
+        return make_head(self.head, self.outputs)(x.reshape(len(x), -1))

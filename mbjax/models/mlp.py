@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
+from mbjax.models.heads import Head, make_head
 from mbjax.types import UserError
 
 
@@ -18,11 +19,13 @@ class MLP(nn.Module):
       outputs: logits; one for two classes with a sigmoid.
       hidden: units of each hidden layer.
       dropout: the share of units dropped after each hidden layer; none anywhere if empty.
+      head: the last layer, `"linear"` or `"cosine"`: see `mbjax.models.heads`.
     """
 
     outputs: int
     hidden: Sequence[int] = (64,)
     dropout: Sequence[float] = ()
+    head: Head = "linear"
 
     def __post_init__(self):
         if len(self.dropout) not in (0, len(self.hidden)):
@@ -44,4 +47,4 @@ class MLP(nn.Module):
             x = nn.relu(nn.Dense(units)(x))
             if rate:
                 x = nn.Dropout(rate, deterministic=not train)(x)
-        return nn.Dense(self.outputs)(x)
+        return make_head(self.head, self.outputs)(x)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mbjax.models.conv import CONV_IMPLEMENTATIONS, Conv, ConvImplementation
+from mbjax.models.heads import Head, make_head
 from mbjax.types import UserError
 
 DTYPES = ("float32", "bfloat16", "float64")
@@ -23,6 +24,7 @@ class ResNet(nn.Module):
       dtype: what it computes in. Weights and running statistics stay float32.
       conv: see `mbjax.models.conv.convolve`. The parameters are the same.
       axis_name: the mapped axis over whose devices BatchNorm's batch statistics are taken; each device's own if None.
+      head: the last layer, `"linear"` or `"cosine"`: see `mbjax.models.heads`.
     """
 
     outputs: int
@@ -31,6 +33,7 @@ class ResNet(nn.Module):
     dtype: str = "float32"
     conv: ConvImplementation = "auto"
     axis_name: str | None = None
+    head: Head = "linear"
 
     def __post_init__(self):
         for name, choices in (("dtype", DTYPES), ("conv", CONV_IMPLEMENTATIONS)):
@@ -62,4 +65,4 @@ class ResNet(nn.Module):
                 x = nn.relu(x + y)
         x = x.mean((1, 2))
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return nn.Dense(self.outputs)(x)
+        return make_head(self.head, self.outputs)(x)

@@ -1,0 +1,48 @@
+"""The last layer of a classifier."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+from mbjax.types import UserError
+
+Head = Literal["linear", "cosine"]
+
+
+class CosineDense(nn.Module):
+    """Cosines between the features and each class's weights, `z_c = ⟨x, w_c⟩ / (‖x‖ ‖w_c‖)`, from −1 to 1.
+
+    The normalised last layer of LDAM (Cao et al. 2019) and of face recognition; the loss scales what it gives.
+
+    Attributes:
+      outputs: logits.
+    """
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Logits `[n, outputs]` of features `[n, d]`; 0 where the features are 0."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.outputs), jnp.float32)
+        x, kernel = promote_dtype(x, kernel)
+        return _unit(x, axis=1) @ _unit(kernel, axis=0)
+
+
+def _unit(x: jax.Array, axis: int) -> jax.Array:
+    # The root has no finite gradient at 0, where all units of a ReLU layer may be.
+    return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(axis, keepdims=True), 1e-12))
+
+
+def make_head(head: Head, outputs: int) -> nn.Module:
+    """The last layer that `config.model.head` names: `"linear"` (with a bias) or `"cosine"`.
+
+    Raises:
+      UserError: no such head.
+    """
+    heads = {"linear": nn.Dense, "cosine": CosineDense}
+    if head not in heads:
+        raise UserError(f"config.model.head={head!r}: choose one of {', '.join(heads)}")
+    return heads[head](outputs)
