@@ -14,6 +14,7 @@ CHOICES = {
     "meta.grad_mode": ("mixed", "reverse", "first_order"),
     "meta.model_state_from": ("both", "support", "query"),
     "optimizer.schedule": ("constant", "cosine"),
+    "parallel": ("auto", "shard_map", "pmap", "none"),
 }
 SAMPLING_STRATEGIES = ("auto", "majority", "minority", "not majority", "not minority", "all")
 
@@ -82,6 +83,9 @@ def base() -> ConfigDict:
             "eval_batch_size": 2048,
             "updates_per_call": 100,  # updates that the device does without returning to the host
             "keep_checkpoints": 3,
+            # Pairs spread over all devices (of a CPU: its cores) by "shard_map" or "pmap", or not ("none"); see
+            # mbjax.parallel.choose_devices for "auto". It changes no result but by rounding.
+            "parallel": "auto",
         }
     )
 

@@ -9,7 +9,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from mbjax import report, train
+from mbjax import parallel, report, train
 from mbjax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration, such as configs/digits.py.")
@@ -47,6 +47,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def run() -> None:
     """Entry point: a user's mistake is one line and exit status 2."""
+    parallel.use_all_cores()
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:

@@ -10,8 +10,8 @@ import mbjax
 ROOT = pathlib.Path(mbjax.__file__).parent
 # From the top down, as DESIGN has it. A module may import those in later rows, and its own package.
 LAYERS = [
-    {"main"}, {"train"}, {"report"}, {"evaluate"}, {"checkpoint"}, {"methods"}, {"meta"}, {"sampling"}, {"data"},
-    {"models"}, {"losses", "metrics"}, {"state", "config"}, {"types"},
+    {"main"}, {"train"}, {"report"}, {"evaluate"}, {"checkpoint"}, {"methods"}, {"meta"}, {"parallel"}, {"sampling"},
+    {"data"}, {"models"}, {"losses", "metrics"}, {"state", "config"}, {"types"},
 ]  # fmt: skip
 HEIGHT = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}
 
