@@ -1,11 +1,12 @@
 """The meta-step beside PyTorch, in one run: `python -m benchmarks.meta_step [--only=mlp|resnet] [--repetitions=N]`.
 
 The contestants take turns, so that whatever else the machine does hits all alike; each figure is a median over turns.
-Peak memory is XLA's own account of the compiled update: its arguments, results and temporary buffers.
+Peak memory is XLA's own account of the compiled update on one device: its arguments, results and temporary buffers.
 """
 
 import argparse
 import dataclasses
+import functools
 import math
 import statistics
 import time
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mbjax import losses, models
+from mbjax import losses, models, parallel
 from mbjax.meta import make_meta_step
 from mbjax.methods import Problem
 
@@ -42,19 +43,24 @@ class Contestant:
     peak_mib: float = math.nan
 
 
-def mbjax_contestant(name: str, model, batch, *, updates: int = 1, **options) -> Contestant:
+def mbjax_contestant(
+    name: str, model, batch, *, updates: int = 1, devices: parallel.Devices = (), wrapper: Any = "shard_map", **options
+) -> Contestant:
     """An update of mbjax; several in one compiled loop, as training runs them, or one a call."""
-    support, query = batch
+    support, query = parallel.replicate(batch, devices)
     sgd = optax.sgd(SGD["lr"], momentum=SGD["momentum"], nesterov=True)
     tx = optax.chain(optax.add_decayed_weights(SGD["weight_decay"]), sgd)
     problem = Problem(model, losses.supervised_loss(model.apply), tx, np.asarray(query["x"][0, :1]), np.ones(2), 1)
-    step = make_meta_step(problem.loss_fn, tx, inner_lr=SGD["inner_lr"], **options)
+    axis_name = parallel.AXIS if devices else None
+    step = make_meta_step(problem.loss_fn, tx, inner_lr=SGD["inner_lr"], axis_name=axis_name, **options)
+    if devices:
+        step = parallel.spread(step, devices, wrapper=wrapper)
 
     def many(state, support, query):
         return jax.lax.fori_loop(0, updates, lambda _, s: step(s, support, query)[0], state), None
 
-    function = jax.jit(many, donate_argnums=0) if updates > 1 else step
-    state = problem.init(0)
+    function: Any = jax.jit(many, donate_argnums=0) if updates > 1 else step
+    state = parallel.replicate(problem.init(0), devices)
     started = time.perf_counter()
     compiled = function.lower(state, support, query).compile()
     seconds = time.perf_counter() - started
@@ -116,6 +122,17 @@ def mlp(repetitions: int) -> None:
         for mode in ("mixed", "reverse", "first_order")
     ]  # fmt: skip
     contestants.append(mbjax_contestant("mbjax mixed, 80 a chunk, one update a call", model, batch, pairs_per_chunk=80))
+    devices = tuple(jax.local_devices())
+    if len(devices) > 1:
+        name = f"80 pairs spread over {len(devices)} {devices[0].platform.upper()} devices"
+        spread = functools.partial(
+            mbjax_contestant, model=model, batch=batch, devices=devices, updates=UPDATES_PER_CALL, pairs_per_chunk=80
+        )
+        contestants += [
+            spread(f"mbjax mixed, {name}"),
+            spread(f"mbjax first_order, {name}", grad_mode="first_order"),
+            spread(f"mbjax mixed, {name} by pmap", wrapper="pmap"),
+        ]
     if peers is not None:
         contestants += [Contestant(*peer) for peer in peers.mlp(batch, **SGD)]
     title = "Fraud-sized MLP 29→16→24→(dropout)→20→24→1, support 24, query 16, 80 pairs"
@@ -152,6 +169,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("mlp", "resnet"))
     parser.add_argument("--repetitions", type=int, default=15)
     arguments = parser.parse_args()
+    parallel.use_all_cores()
     torch = "PyTorch is missing: pip install torch" if peers is None else f"PyTorch {peers.VERSION}"
     print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}; {torch}")
     if arguments.only != "resnet":

@@ -16,6 +16,7 @@ CHOICES = {
     "meta.grad_mode": ("mixed", "reverse", "first_order"),
     "meta.model_state_from": ("both", "support", "query"),
     "optimizer.schedule": ("constant", "cosine"),
+    "parallel": ("auto", "shard_map", "pmap", "none"),
     "weight_net.optimizer": ("adam", "sgd"),
 }
 STREAMS = ("train", "support", "query", "clean")
@@ -108,6 +109,9 @@ def base() -> Config:
         "eval_batch_size": 2048,
         "updates_per_call": 100,  # updates that the device does without returning to the host
         "keep_checkpoints": 3,
+        # Pairs spread over all devices (of a CPU: its cores) by "shard_map" or "pmap", or not ("none"); see
+        # mbjax.parallel.choose_devices for "auto". It changes no result but by rounding.
+        "parallel": "auto",
     }
     return ConfigDict(defaults)
 

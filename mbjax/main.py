@@ -7,7 +7,7 @@ import os
 from absl import flags
 from ml_collections import config_flags
 
-from mbjax import cli, report, train
+from mbjax import cli, parallel, report, train
 from mbjax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration, such as configs/digits.py.")
@@ -21,6 +21,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: options are written --config.key=value")
     cli.show_log()
+    parallel.use_all_cores()
     config = _CONFIG.value
     try:
         settings = config.to_dict()

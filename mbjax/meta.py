@@ -20,7 +20,7 @@ from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, PyTree
 
 GradMode = Literal["mixed", "reverse", "first_order"]
 ModelStateFrom = Literal["both", "support", "query"]
-MetaStep = Callable[[TrainState, Batch, Batch], tuple[TrainState, Metrics]]
+MetaStep = Callable[..., tuple[TrainState, Metrics]]
 
 
 def inner_update(
@@ -136,7 +136,7 @@ def make_meta_step(
     model_state_from: ModelStateFrom = "both",
     axis_name: str | None = None,
 ) -> MetaStep:
-    """Makes `meta_step(state, support, query) -> (state, metrics)`, one update of Algorithm 1.
+    """Makes `meta_step(state, support, query, weights=None) -> (state, metrics)`, one update of Algorithm 1.
 
     The update minimises the mean over pairs of `L_Z(θ') + β L_X(θ)`. Every pair starts from the same
     `state.model_state`, and the new one is the mean over pairs of each pair's. The result does not depend on
@@ -152,12 +152,14 @@ def make_meta_step(
       pairs_per_chunk: pairs that are vmapped together; chunks follow one another in a `lax.scan`. Small models are
         fastest with all pairs in one chunk; memory grows with it.
       model_state_from: whether the support pass, the query pass or both, one after the other, feed `model_state`.
-      axis_name: the mapped axis of `shard_map` or `pmap` over which the pairs are spread, equally many on each device.
+      axis_name: the mapped axis of `shard_map` or `pmap` over which the pairs are spread, equally many on each device
+        (`mbjax.parallel.spread`).
 
     Returns:
       A jitted function that donates `state`. `support` and `query` are pytrees whose leaves have a leading axis of
-      meta-steps. Metrics are means over pairs: `loss`, `support_loss`, `query_loss`, and those of `loss_fn` with
-      `support_` and `query_` before their names.
+      meta-steps; `weights`, `[meta-steps]`, are those of the pairs in every mean over pairs, equal if not given.
+      Metrics are means over pairs: `loss`, `support_loss`, `query_loss`, and those of `loss_fn` with `support_` and
+      `query_` before their names.
 
     Raises:
       ValueError: an argument out of its range.
@@ -172,20 +174,23 @@ def make_meta_step(
         if value < 1:
             raise ValueError(f"{name}={value}: at least 1 is needed")
 
-    def pair_loss(params, model_state, support, query, rng):
-        return meta_loss(
+    def pair_loss(params, model_state, support, query, rng, weight):
+        result = meta_loss(
             loss_fn, params, model_state, support, query, rng, inner_lr=inner_lr, inner_steps=inner_steps, beta=beta,
             grad_mode=grad_mode, model_state_from=model_state_from,
         )  # fmt: skip
+        return result if weight is None else jax.tree.map(lambda x: weight.astype(x.dtype) * x, result)
 
     def chunk_loss(params, model_state, chunk):
         if pairs_per_chunk == 1:  # vmap would turn a convolution into a grouped one, several times slower
             return pair_loss(params, model_state, *jax.tree.map(lambda x: x[0], chunk))
-        losses, aux = jax.vmap(pair_loss, (None, None, 0, 0, 0))(params, model_state, *chunk)
+        losses, aux = jax.vmap(pair_loss, (None, None, 0, 0, 0, 0))(params, model_state, *chunk)
         return losses.sum(), jax.tree.map(lambda x: x.sum(0), aux)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def meta_step(state: TrainState, support: Batch, query: Batch) -> tuple[TrainState, Metrics]:
+    def meta_step(
+        state: TrainState, support: Batch, query: Batch, weights: jax.Array | None = None
+    ) -> tuple[TrainState, Metrics]:
         pairs = jax.tree.leaves(query)[0].shape[0]
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * pairs
         step_rng = jax.random.fold_in(state.rng, state.step)
@@ -196,10 +201,11 @@ def make_meta_step(
             grads, (model_state, metrics) = jax.grad(chunk_loss, has_aux=True)(*start, chunk)
             return grads, model_state, metrics
 
-        sums = _sum_over_chunks(chunk_sums, (support, query, rngs), pairs_per_chunk, axis_name)
-        grads, model_state, metrics = jax.tree.map(lambda x: (x / pairs).astype(x.dtype), sums)
+        sums = _sum_over_chunks(chunk_sums, (support, query, rngs, weights), pairs_per_chunk, axis_name)
+        total = pairs if weights is None else weights.sum()
         if axis_name is not None:
-            grads, model_state, metrics = jax.lax.pmean((grads, model_state, metrics), axis_name)
+            sums, total = jax.lax.psum((sums, total), axis_name)
+        grads, model_state, metrics = jax.tree.map(lambda x: (x / total).astype(x.dtype), sums)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state)

@@ -83,7 +83,7 @@ def is_finite(state: TrainState) -> bool:
 
 
 def _pays(experiment: train.Experiment) -> bool:
-    state = jax.eval_shape(experiment.method.init, 0)
+    state = jax.eval_shape(_init(experiment), 0)
     return jax.default_backend() != "cpu" or all(leaf.ndim < 4 for leaf in jax.tree.leaves(state.params))
 
 
@@ -91,7 +91,7 @@ def _together(experiments, seeds, settings, updates_per_call) -> list[list[Train
     first = experiments[0]
     numbers = {key: jnp.asarray([setting[key] for setting in settings], jnp.float32) for key in settings[0]}
     member = np.repeat(np.asarray(seeds)[:, None], len(settings), axis=1)
-    states = jax.jit(jax.vmap(jax.vmap(first.method.init)))(member)
+    states = jax.jit(jax.vmap(jax.vmap(_init(first))))(member)
     counts = jnp.asarray(np.stack([e.class_counts for e in experiments]), jnp.float32)
     examples = jax.tree.map(jnp.asarray, _stack([_examples(e) for e in experiments]))
     updates = np.array([e.updates for e in experiments], np.int32)
@@ -107,7 +107,7 @@ def _together(experiments, seeds, settings, updates_per_call) -> list[list[Train
 def _in_turn(experiments, seeds, settings, updates_per_call) -> list[list[TrainState]]:
     numbers = [{key: jnp.float32(value) for key, value in setting.items()} for setting in settings]
     everything = []
-    init = jax.jit(experiments[0].method.init)
+    init = jax.jit(_init(experiments[0]))
     for experiment, seed in zip(experiments, seeds, strict=True):
         program = _program(experiment, tuple(settings[0]), updates_per_call, experiment.updates, mapped=False)
         states = [init(seed) for _ in settings]  # a copy each: the program takes it over
@@ -122,6 +122,12 @@ def _in_turn(experiments, seeds, settings, updates_per_call) -> list[list[TrainS
             ]
         everything.append(states)
     return everything
+
+
+def _init(experiment: train.Experiment) -> Callable[[Any], TrainState]:
+    """The initial state on one device, whatever the configuration spreads a lone run over."""
+    options = {"sections": experiment.sections, "class_counts": experiment.class_counts}
+    return experiment.make_method(**options, updates=experiment.updates).init
 
 
 _PROGRAMS: dict[str, Program] = {}

@@ -25,6 +25,7 @@ import tqdm
 
 from mbjax import checkpoint, data, evaluate, losses, methods, models, report, sampling
 from mbjax import config as config_lib
+from mbjax import parallel as parallel_lib
 from mbjax.data import splits
 from mbjax.state import TrainState
 from mbjax.types import Config, Dataset, Split, UserError
@@ -69,8 +70,9 @@ def make_optimizer(
 
 
 def make_method(
-    name: str, *, model: nn.Module, example: np.ndarray, sections: Mapping[str, Any], class_counts: Any, updates: int
-) -> methods.Method:
+    name: str, *, model: nn.Module, example: np.ndarray, sections: Mapping[str, Any], class_counts: Any, updates: int,
+    parallel: parallel_lib.Parallel = "none",
+) -> methods.Method:  # fmt: skip
     """Builds a method with its loss and optimiser.
 
     Args:
@@ -81,11 +83,12 @@ def make_method(
         so may `class_counts`: a population of runs shares one compiled program (`mbjax.population`).
       class_counts: training examples of each class, `[classes]`.
       updates: of the whole run.
+      parallel: `config.parallel`; one device if not given.
     """
     loss = losses.build(**sections["loss"], class_counts=class_counts)
     tx = make_optimizer(**sections["optimizer"], updates=updates)
     loss_fn = losses.supervised_loss(model.apply, loss)
-    problem = methods.Problem(model, loss_fn, tx, example, class_counts, updates)
+    problem = methods.Problem(model, loss_fn, tx, example, class_counts, updates, parallel)
     return methods.build(name, problem, sections)
 
 
@@ -115,7 +118,7 @@ def build(config: Config) -> Experiment:
     options: dict[str, Any] = {"sections": sections, "class_counts": class_counts}
     return Experiment(
         dataset=dataset, model=model, make_method=method, **options,
-        method=method(**options, updates=updates), streams=streams, updates=updates,
+        method=method(**options, updates=updates, parallel=config.parallel), streams=streams, updates=updates,
     )  # fmt: skip
 
 
@@ -219,12 +222,13 @@ class Folder:
         self.result = path / "result.json"
 
     def claim(self, config: Config) -> None:
-        """Writes the configuration down, or checks that the one written is the same, but for where data lies."""
+        """Writes the configuration down, or checks that the one written is the same, but for what a machine decides."""
         text = config.to_json_best_effort(indent=2, sort_keys=True)
         file = self.path / "config.json"
         if file.exists():
             old, new = (config_lib.flatten(json.loads(t)) for t in (file.read_text(), text))
-            changed = [k for k in sorted(old | new) if k != "data.dir" and old.get(k) != new.get(k)]
+            elsewhere = ("data.dir", "parallel")  # what may differ on another machine
+            changed = [k for k in sorted(old | new) if k not in elsewhere and old.get(k) != new.get(k)]
             if changed:
                 differences = ", ".join(f"{k} {old.get(k)!r} there, {new.get(k)!r} here" for k in changed[:3])
                 raise UserError(f"{self.path} holds a run of another config ({differences}): choose another --workdir")
@@ -285,6 +289,8 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
     dataset = experiment.dataset
     for note in dataset.notes:
         log.info("data: %s", note)
+    if devices := experiment.method.devices:
+        log.info("devices: the pairs of an update are spread over %d %s devices", len(devices), devices[0].platform)
     evaluators = {
         name: evaluate.make_evaluate(
             experiment.model,
@@ -336,7 +342,7 @@ def _loop(
     """Runs the updates that are left. Returns the last state and the last row of `metrics.jsonl`."""
     step = int(state.step)
     stops = boundaries(experiment.updates, config.eval_every, step)
-    examples = on_device(experiment.streams)
+    examples = on_device(experiment.streams, experiment.method.devices)
     advance = make_advance(experiment.method, config.updates_per_call)
     blocks = sampling.prefetch(feed(experiment, step, stops, config.updates_per_call))
     row: dict[str, Any] = {}
@@ -365,11 +371,11 @@ def _loop(
     return state, row
 
 
-def on_device(streams: Mapping[str, sampling.Stream]) -> dict[str, Examples]:
-    """Puts each stream's examples on the device, arrays that streams share only once."""
-    arrays: dict[int, jax.Array] = {}
-    place = lambda array: arrays.setdefault(id(array), jnp.asarray(array))  # noqa: E731
-    return {name: {"x": place(stream.x), "y": place(stream.y)} for name, stream in streams.items()}
+def on_device(streams: Mapping[str, sampling.Stream], devices: parallel_lib.Devices = ()) -> dict[str, Examples]:
+    """Puts each stream's examples on the device, or on every one of `devices`; arrays that streams share only once."""
+    arrays = {id(array): array for stream in streams.values() for array in (stream.x, stream.y)}
+    placed = {key: parallel_lib.replicate(jnp.asarray(array), devices) for key, array in arrays.items()}
+    return {name: {"x": placed[id(stream.x)], "y": placed[id(stream.y)]} for name, stream in streams.items()}
 
 
 def _check_finite(loss: np.ndarray, step: int) -> None:
@@ -388,6 +394,7 @@ def _means(logs: list[dict[str, np.ndarray]]) -> dict[str, float]:
 def _evaluate(
     state: TrainState, step: int, train: dict[str, float], evaluators: Mapping[str, Callable[[TrainState], Any]]
 ) -> dict[str, Any]:
+    state = parallel_lib.one_copy(state)
     return {"step": step, "updates": train, **{name: evaluator(state) for name, evaluator in evaluators.items()}}
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 
+from mbjax.parallel import Devices, Parallel
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics
 
@@ -26,6 +27,7 @@ class Problem:
       example: inputs of one example, `[1, ...]`, for the shapes of the weights.
       class_counts: training examples of each class, `[classes]`.
       updates: of the whole run.
+      parallel: whether and how a method that can spread its work over devices does; see `mbjax.parallel`.
     """
 
     model: nn.Module
@@ -34,6 +36,7 @@ class Problem:
     example: np.ndarray
     class_counts: Any
     updates: int
+    parallel: Parallel = "none"
 
     def init(self, seed: int) -> TrainState:
         """Fresh weights. The same seed gives every method the same ones."""
@@ -73,9 +76,11 @@ class Method:
       streams: the shape of what an update takes from each stream, the last axis a batch. A stream's name is that of
         its section in the configuration.
       epoch_stream: the stream whose passes count as epochs.
+      devices: what the step is spread over, and where `init` puts the state; empty for JAX's default device.
     """
 
     init: Callable[[int], TrainState]
     step: Callable[[Any, Mapping[str, Batch]], tuple[TrainState, Metrics]]
     streams: Mapping[str, tuple[int, ...]]
     epoch_stream: str
+    devices: Devices = ()

@@ -1,0 +1,223 @@
+"""Updates spread over devices equal those of one device, in float64."""
+
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mbjax import checkpoint, models, parallel, train
+from mbjax import config as config_lib
+from mbjax.losses import supervised_loss
+from mbjax.meta import make_meta_step
+from mbjax.methods import Problem
+from mbjax.types import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+NETWORKS: dict[str, Any] = {
+    "mlp": (models.build("mlp", outputs=1, hidden=(8, 6), dropout=(0, 0.5)), (5,)),
+    "resnet": (models.build("resnet18", outputs=3, width=2, stages=(1,), dtype="float64"), (8, 8, 3)),
+}
+
+
+@functools.cache  # of one device's, which several tests compare with
+def updates(network, pairs, devices=(), *, wrapper: Any = "shard_map", chunk=80):
+    """Parameters, the optimiser's state, running statistics and metrics after three updates in float64."""
+    model, shape = NETWORKS[network]
+    rng = np.random.default_rng(0)
+    batches = [
+        {"x": jnp.array(rng.normal(size=(pairs, n, *shape))), "y": jnp.array(rng.integers(2, size=(pairs, n)))}
+        for n in (6, 5)
+    ]
+    tx = optax.sgd(0.5, momentum=0.9)
+    loss_fn = supervised_loss(model.apply)
+    state = Problem(model, loss_fn, tx, np.zeros((1, *shape), np.float32), np.ones(2), 1).init(0)
+    floats = (state.params, state.model_state, state.opt_state)
+    params, model_state, opt_state = jax.tree.map(lambda x: x.astype(jnp.float64), floats)
+    state = state.replace(params=params, model_state=model_state, opt_state=opt_state)
+    axis_name = parallel.AXIS if devices else None
+    step = make_meta_step(loss_fn, tx, inner_lr=0.1, beta=0.5, pairs_per_chunk=chunk, axis_name=axis_name)
+    if devices:
+        step = parallel.spread(step, devices, wrapper=wrapper)
+    state, batches = parallel.replicate((state, batches), devices)
+    for done in (1, 2, 3):
+        new, metrics = step(state, *batches)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state, state.model_state)))
+        assert int(new.step) == done
+        state = new
+    return jax.tree.map(np.asarray, (state.params, state.opt_state, state.model_state, metrics))
+
+
+def assert_equal_to_rounding(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-10 * max(1e-300, np.abs(y).max()))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("network", "pairs", "chunk", "wrapper"),
+    [
+        ("mlp", 80, 80, "shard_map"), ("mlp", 81, 80, "shard_map"), ("mlp", 81, 8, "shard_map"),
+        ("mlp", 81, 80, "pmap"), ("resnet", 4, 1, "shard_map"), ("resnet", 3, 1, "shard_map"),
+    ],
+)  # fmt: skip
+def test_two_devices_equal_one(network, pairs, chunk, wrapper):
+    one = updates(network, pairs, chunk=1 if network == "resnet" else 80)
+    two = updates(network, pairs, tuple(jax.devices()), wrapper=wrapper, chunk=chunk)
+    assert_equal_to_rounding(two, one)
+
+
+EIGHT = """
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_enable_x64", True)
+from tests import test_parallel as t
+devices = tuple(jax.devices())
+assert len(devices) == 8
+for network, pairs, chunk in (("mlp", 80, 80), ("mlp", 81, 80), ("mlp", 4, 80), ("resnet", 4, 1)):
+    t.assert_equal_to_rounding(t.updates(network, pairs, devices, chunk=chunk), t.updates(network, pairs, chunk=chunk))
+t.assert_equal_to_rounding(t.updates("mlp", 4, devices, wrapper="pmap"), t.updates("mlp", 4))
+print("equal")
+"""
+
+
+def run(script: str, **environment: str):
+    """Runs a script in a process of its own: the number of devices is fixed when JAX starts."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_eight_devices_equal_one_with_more_pairs_than_devices_or_fewer():
+    finished = run(EIGHT)
+    assert finished.stdout == "equal\n", finished.stderr
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("wrapper", ["shard_map", "pmap"])
+@pytest.mark.parametrize("pairs", [4, 5])
+def test_every_pair_keeps_its_random_keys(pairs, wrapper):
+    def loss_fn(params, model_state, batch, rng):
+        # One-hot by pair, so that the metric lists the draws of all pairs.
+        return params**2, (model_state, {"draw": pairs * jax.random.uniform(rng) * batch})
+
+    tx = optax.sgd(0.1)
+    state = lambda: train.TrainState.create(params=jnp.array(1.0), tx=tx, rng=jax.random.key(0))  # noqa: E731
+    make = functools.partial(make_meta_step, loss_fn, tx, inner_lr=0.1)
+    devices = tuple(jax.devices())
+    step = parallel.spread(make(axis_name=parallel.AXIS), devices, wrapper=wrapper)
+    _, spread = step(parallel.replicate(state(), devices), jnp.eye(pairs), jnp.eye(pairs))
+    _, one = make()(state(), jnp.eye(pairs), jnp.eye(pairs))
+    assert len({*np.ravel(one["query_draw"]), *np.ravel(one["support_draw"])}) == 2 * pairs
+    for name in ("query_draw", "support_draw"):
+        np.testing.assert_allclose(spread[name], one[name], rtol=1e-12)
+
+
+INITIAL = {"mlp": NETWORKS["mlp"], "cnn": (models.build("cnn", outputs=3), (8, 8, 3))}
+
+
+def init_of(network):
+    model, shape = INITIAL[network]
+    tx = optax.sgd(0.1)
+    return Problem(model, supervised_loss(model.apply), tx, np.zeros((1, *shape), np.float32), np.ones(2), 1).init
+
+
+def test_choice_of_devices():
+    every = tuple(jax.devices())
+    choose = lambda name, pairs, network: parallel.choose_devices(name, pairs=pairs, init=init_of(network))  # noqa: E731
+    assert len(every) == 2
+    assert choose("none", 80, "mlp") == ()
+    assert choose("shard_map", 1, "cnn") == choose("pmap", 1, "cnn") == every
+    assert choose("auto", 80, "mlp") == every
+    assert choose("auto", 15, "mlp") == ()  # too few pairs to gain
+    assert choose("auto", 80, "cnn") == ()  # a convolution uses all cores by itself
+
+
+def config_of(**overrides):
+    config = config_lib.base()
+    config.data.update(minority_count=5, test_count=20)
+    config.model.update(hidden=(16, 16), dropout=(0.5, 0.0))
+    config.query.sampler = "class_balanced"
+    config.meta.update(steps=7, pairs_per_chunk=80)
+    config.update(updates=20, eval_every=10, updates_per_call=4)
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def final_params(folder, config):
+    experiment = train.build(config_lib.validate(config))
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints", keep=3, data=train.digest(experiment.dataset))
+    state = checkpoints.restore(experiment.method.init(config.seed))
+    checkpoints.close()
+    assert int(state.step) == experiment.updates
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {
+        max(1, len(experiment.method.devices))
+    }
+    return jax.tree.map(np.asarray, state.params)
+
+
+def test_a_run_resumes_to_the_bit_and_on_another_number_of_devices(tmp_path, caplog):
+    whole = {}
+    for name in ("none", "shard_map", "pmap"):
+        with caplog.at_level("INFO", "mbjax"):
+            train.train_and_evaluate(config_of(parallel=name), tmp_path / name)
+        assert ("spread over 2 cpu devices" in caplog.text) == (name != "none")
+        whole[name] = final_params(tmp_path / name, config_of(parallel=name))
+        caplog.clear()
+    for name in ("shard_map", "pmap"):
+        for a, b in zip(jax.tree.leaves(whole[name]), jax.tree.leaves(whole["none"]), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    for name, then in (("shard_map", "shard_map"), ("shard_map", "none"), ("none", "shard_map")):
+        folder = tmp_path / f"{name}, then {then}"
+        (tmp_path / name).rename(folder)
+        for part in ("result.json", "checkpoints/20"):
+            (folder / part).rename(tmp_path / f"{folder.name} {part.replace('/', ' ')}")
+        result = train.train_and_evaluate(config_of(parallel=then), folder)
+        assert result["resumed_at"] == 10
+        resumed = final_params(folder, config_of(parallel=then))
+        for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole[name]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=0 if then == name else 1e-5)
+        folder.rename(tmp_path / name)
+
+
+def test_a_spread_run_compiles_once(caplog):
+    experiment = train.build(config_lib.validate(config_of(parallel="shard_map")))
+    advance = train.make_advance(experiment.method, 4)
+    examples = train.on_device(experiment.streams, experiment.method.devices)
+    assert examples["support"]["x"] is examples["query"]["x"]
+    state = experiment.method.init(0)
+    with jax.log_compiles():
+        for count, indices in train.feed(experiment, 0, [10, 15], 4):
+            state, _ = advance(state, examples, indices, count)
+    assert int(state.step) == 15
+    assert caplog.text.count("Compiling jit(advance)") == 1
+
+
+def test_other_methods_stay_on_one_device():
+    experiment = train.build(config_lib.validate(config_of(method="erm", parallel="shard_map")))
+    assert experiment.method.devices == ()
+
+
+def test_an_unknown_wrapper_is_refused():
+    with pytest.raises(UserError, match=r"config.parallel='vmap': choose one of auto, shard_map, pmap, none"):
+        config_lib.validate(config_of(parallel="vmap"))
+
+
+def test_a_cpu_has_a_device_for_each_core_unless_told_otherwise():
+    script = "import jax; from mbjax import parallel; parallel.use_all_cores(); print(len(jax.devices('cpu')))"
+    cores = len(os.sched_getaffinity(0))
+    assert run(script, JAX_PLATFORMS="cpu").stdout == f"{cores}\n"
+    assert run(script, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="3").stdout == "3\n"
+    assert run(script, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=5").stdout == "5\n"
+    one_core = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); " + script
+    assert run(one_core, JAX_PLATFORMS="cpu").stdout == "1\n"
