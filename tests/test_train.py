@@ -88,7 +88,7 @@ def test_a_run_learns_and_leaves_its_folder(method, tmp_path):
 @pytest.mark.parametrize("loss", sorted(losses.LOSSES))
 def test_every_loss_learns(loss, tmp_path):
     """One battery for all: re-weighted half-way, on a cosine head where the loss scales its logits."""
-    config = small_config("drw", updates=600, eval_every=1, updates_per_call=100)
+    config = small_config("drw", updates=600, eval_every=600, updates_per_call=100)
     config.model.update(hidden=(64,), dropout=(), head="cosine" if loss == "ldam" else "linear")
     config.loss.update(name=loss, deferred=0.5)
     config.optimizer.lr = 0.05
