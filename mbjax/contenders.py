@@ -73,7 +73,7 @@ CONTENDERS: dict[str, Contender] = {
     "mw_net": _plain("Meta-Weight-Net", "mw_net", {"clean.share": (0.01, 0.05)}),
     "logit_adjustment": _plain("logit adjustment, in the loss", loss__name="logit_adjustment"),
     "balanced_softmax": _plain("balanced softmax", loss__name="balanced_softmax"),
-    "ldam_drw": _plain("LDAM-DRW", "drw", loss__name="ldam", model__head="cosine"),
+    "ldam_drw": _plain("LDAM-DRW", "drw", loss__name="ldam", loss__beta=0.9999, model__head="cosine"),
     "naive_priors": Contender("naive, priors divided out (logit adjustment post hoc)", "baseline", "erm", like="naive"),
     "metabalance": _meta("MetaBalance", "metabalance"),
     "ms_metabalance": _meta(
