@@ -266,11 +266,13 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     file = out / (f"results-{shard[0]}.jsonl" if shard else "results.jsonl")
     done = read(out)
-    units = units_of([run for run in runs if run.key not in done or done[run.key]["status"] != "ok"])
+    units = units_of(runs)
     # The largest first, so that no process ends long before the others; a shard takes every n-th.
     units.sort(key=len, reverse=True)
     if shard:
         units = units[shard[0] :: shard[1]]
+    ended = {key for key, line in done.items() if line["status"] == "ok"}
+    units = [left for unit in units if (left := [run for run in unit if run.key not in ended])]
     code = _code()
     progress = tqdm.tqdm(total=sum(map(len, units)), unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
     with progress:

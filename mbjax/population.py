@@ -6,6 +6,7 @@ Each run has its own split, samples, initial weights and settings, and the resul
 import dataclasses
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -25,8 +26,10 @@ NUMBERS = (
 )
 """The configuration keys in which runs of one program may differ, beside the seed."""
 
+_EXAMPLES_TOGETHER = 256  # of an update; on a CPU, plain training (24) gains by mapping, MetaBalance (3,200) loses
+
 Mode = Literal["auto", "together", "in_turn"]
-Program = Callable[..., tuple[TrainState, Any]]
+Program = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +63,10 @@ def train_population(
       settings: values of `NUMBERS`, the same keys in each; they replace the configuration's.
       updates_per_call: updates that the device does without returning to the host.
       mode: `"together"` maps the program over all runs; `"in_turn"` runs them one after another through a program that
-        they share. `"auto"` takes the faster: together, but for convolutions on a CPU, which mapping turns into grouped
-        ones, several times slower (`benchmarks/population.py` measures both).
+        they share. `"auto"` takes the faster. That is together on an accelerator, and on a CPU where updates are small
+        and their overhead counts: not where an update reads hundreds of examples, whose activations for all runs no
+        cache holds, nor for convolutions, which mapping turns into grouped ones. `benchmarks/population.py` measures
+        both.
 
     Raises:
       ValueError: a setting that is none of `NUMBERS`.
@@ -83,33 +88,40 @@ def is_finite(state: TrainState) -> bool:
 
 
 def _pays(experiment: train.Experiment) -> bool:
-    state = jax.eval_shape(_init(experiment), 0)
-    return jax.default_backend() != "cpu" or all(leaf.ndim < 4 for leaf in jax.tree.leaves(state.params))
+    """Whether training together is the faster; benchmarks/README.md has the figures."""
+    if jax.default_backend() != "cpu":
+        return True
+    counts = experiment.class_counts
+    method = experiment.make_method(sections=experiment.sections, class_counts=counts, updates=experiment.updates)
+    examples = sum(math.prod(shape) for shape in method.streams.values())
+    convolutions = any(leaf.ndim == 4 for leaf in jax.tree.leaves(jax.eval_shape(method.init, 0).params))
+    return examples <= _EXAMPLES_TOGETHER and not convolutions
 
 
 def _together(experiments, seeds, settings, updates_per_call) -> list[list[TrainState]]:
     first = experiments[0]
     numbers = {key: jnp.asarray([setting[key] for setting in settings], jnp.float32) for key in settings[0]}
     member = np.repeat(np.asarray(seeds)[:, None], len(settings), axis=1)
-    states = jax.jit(jax.vmap(jax.vmap(_init(first))))(member)
     counts = jnp.asarray(np.stack([e.class_counts for e in experiments]), jnp.float32)
     examples = jax.tree.map(jnp.asarray, _stack([_examples(e) for e in experiments]))
     updates = np.array([e.updates for e in experiments], np.int32)
     equal = bool((updates == updates[0]).all())
-    program = _program(first, tuple(numbers), updates_per_call, updates[0] if equal else None, mapped=True)
+    options = {"updates": updates[0] if equal else None, "mapped": True}
+    init, advance = _programs(first, tuple(numbers), updates_per_call, **options)
+    states = init(member)
     for start, indices in sampling.prefetch(_indices(experiments, updates.max(), updates_per_call)):
         count = np.clip(updates - start, 0, updates_per_call)
         count, last = (count[0], updates[0]) if equal else (count, updates)
-        states, _ = program(states, numbers, counts, examples, indices, count, last)
+        states, _ = advance(states, numbers, counts, examples, indices, count, last)
     return [[jax.tree.map(lambda x: x[s, v], states) for v in range(len(settings))] for s in range(len(seeds))]  # noqa: B023
 
 
 def _in_turn(experiments, seeds, settings, updates_per_call) -> list[list[TrainState]]:
     numbers = [{key: jnp.float32(value) for key, value in setting.items()} for setting in settings]
     everything = []
-    init = jax.jit(_init(experiments[0]))
     for experiment, seed in zip(experiments, seeds, strict=True):
-        program = _program(experiment, tuple(settings[0]), updates_per_call, experiment.updates, mapped=False)
+        keys = tuple(settings[0])
+        init, advance = _programs(experiment, keys, updates_per_call, updates=experiment.updates, mapped=False)
         states = [init(seed) for _ in settings]  # a copy each: the program takes it over
         counts = jnp.asarray(experiment.class_counts, jnp.float32)
         examples = jax.tree.map(jnp.asarray, _examples(experiment))
@@ -117,29 +129,24 @@ def _in_turn(experiments, seeds, settings, updates_per_call) -> list[list[TrainS
             indices = {name: jnp.asarray(rows[0]) for name, rows in indices.items()}
             count = min(updates_per_call, experiment.updates - start)
             states = [
-                program(state, own, counts, examples, indices, count, experiment.updates)[0]
+                advance(state, own, counts, examples, indices, count, experiment.updates)[0]
                 for state, own in zip(states, numbers, strict=True)
             ]
         everything.append(states)
     return everything
 
 
-def _init(experiment: train.Experiment) -> Callable[[Any], TrainState]:
-    """The initial state on one device, whatever the configuration spreads a lone run over."""
-    options = {"sections": experiment.sections, "class_counts": experiment.class_counts}
-    return experiment.make_method(**options, updates=experiment.updates).init
+_PROGRAMS: dict[str, tuple[Program, Program]] = {}
 
 
-_PROGRAMS: dict[str, Program] = {}
+def _programs(
+    experiment: train.Experiment, keys: tuple[str, ...], updates_per_call: int, *, updates: int | None, mapped: bool
+) -> tuple[Program, Program]:
+    """`init(seeds)` and `advance(states, numbers, class_counts, examples, indices, count, updates)`, compiled.
 
-
-def _program(
-    experiment: train.Experiment, keys: tuple[str, ...], updates_per_call: int, updates: int | None, *, mapped: bool
-) -> Program:
-    """`program(states, numbers, class_counts, examples, indices, count, updates)`: the next `count` updates.
-
-    Programs are kept: populations that differ in their samplers share one. The number of all updates is part of the
-    program if it is given (optax's schedules need to know it), else its last argument.
+    They are kept: populations that differ in their samplers share them. The number of all updates is part of the
+    program if it is given (optax's schedules need to know it), else its last argument. All on one device, whatever the
+    configuration spreads a lone run over.
     """
     sections = {
         name: {k: v for k, v in section.items() if k not in ("sampler", "sampling_strategy", "neighbors", "dir")}
@@ -153,18 +160,24 @@ def _program(
     if key in _PROGRAMS:
         return _PROGRAMS[key]
 
+    def init(seed):
+        counts = experiment.class_counts
+        return experiment.make_method(sections=experiment.sections, class_counts=counts, updates=1).init(seed)
+
     def advance(state, numbers, class_counts, examples, indices, count, last):
         method = experiment.make_method(
-            sections=_replaced(experiment.sections, numbers), class_counts=class_counts,
+            sections=_replaced(experiment.sections, numbers),
+            class_counts=class_counts,
             updates=last if updates is None else int(updates),
-        )  # fmt: skip
+        )
         return train.make_advance(method, updates_per_call)(state, examples, indices, count)
 
     if mapped:
         by_run = None if updates is not None else 0
         advance = jax.vmap(advance, in_axes=(0, 0, None, None, None, None, None))
         advance = jax.vmap(advance, in_axes=(0, None, 0, 0, 0, by_run, by_run))
-    _PROGRAMS[key] = jax.jit(advance, donate_argnums=0)
+        init = jax.vmap(jax.vmap(init))
+    _PROGRAMS[key] = jax.jit(init), jax.jit(advance, donate_argnums=0)
     return _PROGRAMS[key]
 
 
