@@ -205,31 +205,22 @@ def test_a_second_call_traces_and_compiles_nothing(chunk):
     assert step._cache_size() == 1
 
 
-@pytest.mark.parametrize(
-    ("wrapper", "chunk"), [("shard_map", 1), ("shard_map", 2), ("shard_map without check_vma", 2), ("pmap", 3)]
-)
-def test_two_devices_equal_one(wrapper, chunk):
+def test_two_devices_equal_one_also_where_shard_map_does_not_check():
+    """A user's own `shard_map`; tests/test_parallel.py has ours and `pmap`."""
     loss_fn, start, support, query = problem(Net(), (5,), pairs=6)
     tx = optax.sgd(0.5, momentum=0.9)
-    make = functools.partial(make_meta_step, loss_fn, tx, inner_lr=0.5, beta=0.5, pairs_per_chunk=chunk)
+    make = functools.partial(make_meta_step, loss_fn, tx, inner_lr=0.5, beta=0.5, pairs_per_chunk=2)
     one, one_step = start(tx), make()
-    step = make(axis_name="d")
-    if wrapper == "pmap":
-        split = lambda tree: jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), tree)  # noqa: E731
-        pmapped = jax.pmap(step, axis_name="d", in_axes=(None, 0, 0))
-        first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
-        two_step = lambda state, *batches: first(pmapped(state, *map(split, batches)))  # noqa: E731
-    else:
-        replicated, spread = PartitionSpec(), PartitionSpec("d")
-        two_step = jax.jit(
-            jax.shard_map(
-                step,
-                mesh=Mesh(np.array(jax.devices()), ("d",)),
-                in_specs=(replicated, spread, spread),
-                out_specs=(replicated, replicated),
-                check_vma=wrapper == "shard_map",
-            )
+    replicated, spread = PartitionSpec(), PartitionSpec("d")
+    two_step = jax.jit(
+        jax.shard_map(
+            make(axis_name="d"),
+            mesh=Mesh(np.array(jax.devices()), ("d",)),
+            in_specs=(replicated, spread, spread),
+            out_specs=(replicated, replicated),
+            check_vma=False,
         )
+    )
     two = start(tx)
     for _ in range(2):
         one, one_metrics = one_step(one, support, query)

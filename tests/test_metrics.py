@@ -57,6 +57,6 @@ def test_threshold_of_highest_balanced_accuracy():
     scores, labels = np.array([0.1, 0.2, 0.3, 0.35, 0.6, 0.7]), np.array([0, 0, 1, 0, 1, 1])
     threshold = metrics.choose_threshold(scores, labels)
     best = max(metrics.balanced_accuracy_at(scores, labels, t) for t in np.linspace(0, 1, 1001))
-    assert metrics.balanced_accuracy_at(scores, labels, threshold) == best == 5 / 6
+    assert metrics.balanced_accuracy_at(scores, labels, threshold) == best == pytest.approx(5 / 6)
     assert threshold in (pytest.approx(0.475), pytest.approx(0.25))  # half-way between two scores
     assert metrics.balanced_accuracy_at(scores, labels, 0.65) == pytest.approx((1 + 1 / 3) / 2)
