@@ -1,6 +1,7 @@
 """What the commands share: a user's mistake is one line and exit status 2."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -18,6 +19,9 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.exit(_say(f"error: {error}", 2))
     except train.Interrupted as interruption:
         sys.exit(_say(str(interruption), interruption.exit_status))
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        os._exit(_say("stopped; the same command goes on from what is done", 130))  # and waits for no other process
 
 
 def show_log() -> None:

@@ -16,12 +16,14 @@ import dataclasses
 import functools
 import hashlib
 import importlib.util
+import inspect
 import itertools
 import json
 import logging
 import multiprocessing
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -60,7 +62,9 @@ class Task:
             raise UserError(f"--config={self.file}: no such file")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        config = module.get_config(method)
+        takes_method = bool(inspect.signature(module.get_config).parameters)
+        config = module.get_config(method) if takes_method else module.get_config()
+        config.method = method
         if not config.data.get("validation_share"):
             config.data.validation_share = VALIDATION_SHARE
         config.update_from_flattened_dict(self.overrides)
@@ -282,7 +286,8 @@ def compare(
             if progress.disable:
                 log.info("%d of %d units: %s, %d runs", number, len(units), lines[0]["contender"], len(lines))
     done = read(out)
-    lines = [done[run.key] for run in runs if run.key in done]
+    # Rows that come to the same on this task share their runs.
+    lines = [{**done[run.key], "contender": run.contender} for run in runs if run.key in done]
     lines += [_adjusted(line, name) for name in names if CONTENDERS[name].like for line in lines
               if line["contender"] == CONTENDERS[name].like and line["status"] == "ok"]  # fmt: skip
     table = comparison.make_table(lines, task=first.task, select=select)
@@ -317,6 +322,7 @@ def _work(units: Sequence[Sequence[Run]], code: str, jobs: int) -> Iterator[list
 
 def _start_worker(workers: Any, jobs: int) -> None:
     """Gives a process its share of the cores: many threads of many processes would wait for one another."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     with workers.get_lock():
         number, workers.value = workers.value, workers.value + 1
     if hasattr(os, "sched_setaffinity"):

@@ -111,11 +111,16 @@ def test_a_comparison_end_to_end(task, tmp_path):
 
 
 def test_what_cannot_run_is_reported_and_the_rest_goes_on(task, tmp_path):
-    lone = compare.Task(task.file, {**task.overrides, "train.neighbors": 500})
-    table = compare.compare(lone, names=["naive", "smote", "mw_net"], seeds=[0], out=tmp_path / "out")
+    frame = pd.read_csv(task.overrides["data.path"])
+    frame.groupby("label").head(60).to_csv(tmp_path / "small.csv", index=False)
+    changed = {"data.path": str(tmp_path / "small.csv"), "train.neighbors": 500, "updates": 5}
+    small = compare.Task(task.file, {**task.overrides, **changed})
+    table = compare.compare(small, names=["naive", "smote", "mw_net"], seeds=[0], out=tmp_path / "out")
     assert "| naive |" in table
     assert "SMOTE has no result: config.train.sampler='smote'" in table
     assert "too few training examples" in table
+    assert "| Meta-Weight-Net |" in table  # 5% of the training part will do,
+    assert "- Meta-Weight-Net: config.clean.share=0.01" in table  # 1% is less than an example of each class
 
 
 def test_pairs_of_samplers_are_searched_and_drawn(task, tmp_path, monkeypatch):
