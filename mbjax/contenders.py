@@ -74,7 +74,7 @@ CONTENDERS: dict[str, Contender] = {
         "class-balanced loss", grid={"loss.beta": BETAS}, loss__class_weight="effective", **_LIGHT
     ),
     "focal": _plain("focal loss", loss__name="focal", **_LIGHT),
-    "l2rw": _plain("L2RW", "l2rw", {"clean.share": (0.01, 0.05)}, **_LIGHT),
+    "l2rw": _plain("L2RW", "l2rw", {"clean.share": (0.01, 0.05)}),
     "mw_net": _plain("Meta-Weight-Net", "mw_net", {"clean.share": (0.01, 0.05)}, **_LIGHT),
     "logit_adjustment": _plain("logit adjustment, in the loss", loss__name="logit_adjustment", **_LIGHT),
     "balanced_softmax": _plain("balanced softmax", loss__name="balanced_softmax", **_LIGHT),
