@@ -76,6 +76,41 @@ def adjust_priors(probabilities: np.ndarray, priors: np.ndarray) -> np.ndarray:
     return adjusted / adjusted.sum(1, keepdims=True)
 
 
+def match_majority(
+    probabilities: np.ndarray, labels: np.ndarray, *, majority_class: int, majority_accuracy: float
+) -> np.ndarray:
+    """Scales the majority class's probability so that its accuracy is a given one (section 6 of the paper).
+
+    An object of study: the factor is set with the labels of the very examples that are then scored.
+
+    An example `i` of the majority class is recognised where the factor is above `r_i = max_{c≠m} p_ic / p_im`. So the
+    sorted `r_i` are all that matters: the factor is taken between two of them, at their geometric mean, which is the
+    middle of the logit offsets that do the same. Examples of equal `r_i` are won or lost together, one with `p_im = 0`
+    is never won, one with no other probability never lost: of the accuracies that can be reached the nearest is taken,
+    of two equally near the lower.
+
+    Args:
+      probabilities: `[n, classes]`, rows sum to 1.
+      labels: class numbers, `[n]`.
+      majority_class: the number `m` of the class whose probability is scaled; some labels are of it.
+      majority_accuracy: the share of its examples that shall be recognised.
+
+    Returns:
+      `[n, classes]`, float64, rows sum to 1.
+    """
+    adjusted = np.array(probabilities, np.float64)
+    of_majority = adjusted[labels == majority_class]
+    with np.errstate(divide="ignore"):
+        ratios = np.delete(of_majority, majority_class, axis=1).max(1) / of_majority[:, majority_class]
+    edges = np.unique(ratios[(ratios > 0) & np.isfinite(ratios)])
+    if edges.size:  # else no factor makes a difference
+        roots = np.sqrt([edges[0] / 4, *edges, edges[-1] * 4])  # also a factor below and one above them all
+        factors = roots[:-1] * roots[1:]
+        accuracies = np.searchsorted(np.sort(ratios), factors) / len(ratios)
+        adjusted[:, majority_class] *= factors[np.abs(accuracies - majority_accuracy).argmin()]
+    return adjusted / adjusted.sum(1, keepdims=True)
+
+
 def choose_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
     """The threshold of highest balanced accuracy: class 1 is predicted where its score is at least this.
 

@@ -1,9 +1,14 @@
-"""`python -m mbjax.report NAME=FOLDER,FOLDER,… …`: a Markdown table of groups of finished runs, over their seeds."""
+"""Tables and figures of groups of finished runs, over their seeds.
+
+python -m mbjax.report NAME=FOLDER,FOLDER,… NAME=FOLDER,… prints a Markdown table.
+"""
 
 import argparse
+import pathlib
 import sys
+from collections.abc import Sequence
 
-from mbjax.report import tables
+from mbjax.report import analysis, paper, plots, tables
 from mbjax.types import UserError
 
 
@@ -14,15 +19,31 @@ def _groups(arguments: list[str]) -> dict[str, list[str]]:
     return {name: folders.split(",") for name, _, folders in pairs}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mbjax.report", description=__doc__)
-    parser.add_argument("groups", nargs="+", metavar="NAME=FOLDER,…", help="run folders that differ in their seed")
-    parser.add_argument("--score", help="the score of the paired differences")
-    parser.add_argument("--reference", help="the group that the differences are taken from; the first by default")
-    arguments = parser.parse_args()
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mbjax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("groups", nargs="+", metavar="NAME=FOLDER,…", help="run folders that differ in their seed")
+    add("--score", help="the score of the paired differences")
+    add("--reference", help="the group that the differences are taken from; the first by default")
+    add("--priors", action="store_true", help="adds a row of each group with the training priors divided out")
+    add("--paper", choices=sorted(paper.ACCURACY), help="adds the paper's accuracy of groups named as its rows are")
+    add("--figures", type=pathlib.Path, metavar="DIR", help="draws the paper's figures 1 and 2 of these groups")
+    add("--match", metavar="NAME:NAME", help="study: the first's majority accuracy set to the second's, on test data")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
     try:
-        runs = tables.load_runs(_groups(arguments.groups))
-        print(tables.compare_runs(runs, score=arguments.score, reference=arguments.reference))
+        runs = tables.load_runs(_groups(options.groups))
+        shown = analysis.with_priors(runs) if options.priors else runs
+        print(tables.compare_runs(shown, score=options.score, reference=options.reference, paper=options.paper))
+        if options.match:
+            print("\n" + analysis.match_table(runs, options.match, paper=options.paper))
+        if options.figures:
+            plots.plot_groups(options.figures, runs)
     except UserError as error:
         print(f"mbjax: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,12 @@ import pandas as pd
 from scipy import stats
 
 from mbjax import config
+from mbjax.report.paper import ACCURACY
 from mbjax.types import UserError
 
 SCORES = ("roc_auc", "average_precision", "accuracy", "balanced_accuracy", "g_mean", "log_loss", "calibration_error")
+BY_CLASS = ("majority_accuracy", "minority_accuracy")
+PRIORS, MATCHED = ", priors divided out", ", majority accuracy matched"  # of a row's name: what was done to its group
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -36,30 +39,57 @@ def _by_class(classes: Sequence[str], values: Sequence[Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(classes, values, strict=True))
 
 
+def found(
+    folder: pathlib.Path, name: str, advice: str = "no finished run: run it first, or leave it out"
+) -> pathlib.Path:
+    """A file of a finished run's folder.
+
+    Raises:
+      UserError: it is missing; `advice` says what to do.
+    """
+    if not (folder / name).exists():
+        raise UserError(f"{folder}: {name} is missing: {advice}")
+    return folder / name
+
+
 def load_runs(groups: Mapping[str, Sequence[str | pathlib.Path]]) -> pd.DataFrame:
-    """One row a finished run: its group's name (`run`), its seed and its test scores.
+    """One row a finished run: its group's name (`run`), `folder`, `seed`, cost, test scores, and its whole `result`.
 
     Args:
       groups: run folders by the name of their group. The runs of a group differ in nothing but the seed.
 
     Raises:
-      UserError: a folder without a finished run, or a group of runs that differ in more than the seed.
+      UserError: a folder without a finished run, a group of runs that differ in more than the seed or do not differ in
+        it, or runs that were tested by different protocols.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, folders in groups.items():
         first: dict[str, Any] = {}
+        seeds: set[int] = set()
         for folder in map(pathlib.Path, folders):
-            if not (folder / "result.json").exists():
-                raise UserError(f"{folder}: no finished run (result.json is missing): run it first, or leave it out")
-            result = json.loads((folder / "result.json").read_text())
-            settings = config.flatten(json.loads((folder / "config.json").read_text()))
-            settings = {key: value for key, value in settings.items() if key not in ("seed", "data.dir")}
+            row = _load_run(folder)
+            settings = config.flatten(json.loads(found(folder, "config.json").read_text()))
+            # The others do not change what is computed: where the data lies, and how many devices share the work.
+            settings = {key: value for key, value in settings.items() if key not in ("seed", "data.dir", "parallel")}
             first = first or settings
             if changed := [key for key in sorted(first | settings) if first.get(key) != settings.get(key)]:
                 raise UserError(f"{folder}: {changed[0]} differs from that of {folders[0]}: give it another group")
-            scores = {score: result["test"][score] for score in SCORES if score in result["test"]}
-            rows.append({"run": name, "seed": result["seed"], "seconds": result["seconds"], **scores})
+            if row["seed"] in seeds:
+                raise UserError(f"{folder}: seed {row['seed']} is in {name!r} twice: leave one out")
+            seeds.add(row["seed"])
+            rows.append({"run": name, **row})
+            if row["protocol"] != rows[0]["protocol"]:
+                one, other = (f"{r['folder']} by {r['protocol']!r}" for r in (row, rows[0]))
+                raise UserError(f"protocols of testing differ, {one}, {other}: give them tables of their own")
     return pd.DataFrame(rows)
+
+
+def _load_run(folder: pathlib.Path) -> dict[str, Any]:
+    result = json.loads(found(folder, "result.json").read_text())
+    protocol = result.get("protocol", "clean")  # runs older than the choice are clean
+    columns = {"folder": folder, "protocol": protocol, **{key: result[key] for key in ("seed", "updates", "seconds")}}
+    scores = {name: value for name, value in result["test"].items() if name in (*SCORES, *BY_CLASS)}
+    return {**columns, **scores, "result": result}
 
 
 def mean_and_error(values: Sequence[float] | np.ndarray) -> str:
@@ -83,25 +113,96 @@ def paired_difference(a: Any, b: Any) -> tuple[float, float, int]:
     return float(difference.mean()), float(half), len(difference)
 
 
-def compare_runs(runs: pd.DataFrame, *, score: str | None = None, reference: str | None = None) -> str:
+def difference_cell(a: Any, b: Any) -> str:
+    """The paired difference of two Series by seed as text."""
+    mean, half, seeds = paired_difference(a, b)
+    if seeds < 2:
+        return f"{mean:+.4f} (one seed)" if seeds else "no seed in common"
+    return f"{mean:+.4f} ± {half:.4f}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def by_group(runs: pd.DataFrame, names: Sequence[str] = ()) -> dict[str, pd.DataFrame]:
+    """The groups of `load_runs` by name, each indexed by seed.
+
+    Raises:
+      UserError: one of `names` is no group.
+    """
+    groups = {str(name): group.set_index("seed") for name, group in runs.groupby("run", sort=False)}
+    for name in names:
+        if name not in groups:
+            raise UserError(f"no group is named {name!r}: choose one of {', '.join(groups)}")
+    return groups
+
+
+def protocol_note(runs: pd.DataFrame) -> str:
+    """What a table or figure must say of how its runs were tested; nothing of clean tests."""
+    protocol = str(runs["protocol"].iloc[0])
+    return {"clean": "", "authors": "authors' protocol: random crop and flip at test time"}.get(protocol, protocol)
+
+
+def paper_cell(figures: Mapping[str, tuple[float, float | None]], name: str) -> str:
+    """The paper's figure of the row of this name, `over-mixup` and `Over mixup` alike; nothing if it has none."""
+    key = name.lower().replace(PRIORS, "_priors").replace(MATCHED, "_matched").replace("-", "_").replace(" ", "_")
+    mean, error = figures.get(key, (None, None))
+    if mean is None:
+        return ""
+    # Halves go up, as one rounds by hand: 0.00165, in binary a little less, is 0.0017.
+    return f"{mean:.4f}" + ("" if error is None else f" ± {error + 1e-9:.4f}")
+
+
+def compare_runs(
+    runs: pd.DataFrame, *, score: str | None = None, reference: str | None = None, paper: str | None = None
+) -> str:
     """A Markdown table: each group's mean ± standard error over seeds, and its paired difference from a reference.
 
     Args:
-      runs: of `load_runs`.
+      runs: of `load_runs`, or of `mbjax.report.analysis.with_priors`.
       score: the score of the differences; ROC-AUC of two classes, else balanced accuracy.
       reference: a label of `runs`; the first by default.
+      paper: adds the paper's accuracies, a key of `mbjax.report.paper.ACCURACY`; None for no such column.
+
+    Raises:
+      UserError: a score or a reference that `runs` does not have, or no row that the paper has.
     """
-    score = score or ("roc_auc" if "roc_auc" in runs else "balanced_accuracy")
-    names = [name for name in SCORES if name in runs]
-    labels = list(dict.fromkeys(runs["run"]))
-    reference = reference or labels[0]
-    by_seed = {label: group.set_index("seed") for label, group in runs.groupby("run", sort=False)}
-    head = ["run", "seeds", *names, f"{score}: paired difference from “{reference}” (95% interval)"]
-    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
-    for label in labels:
-        group = by_seed[label]
-        mean, half, _ = paired_difference(group[score], by_seed[reference][score])
-        difference = "" if label == reference else f"{mean:+.4f} ± {half:.4f}"
-        cells = [label, str(len(group)), *(mean_and_error(group[name].to_numpy()) for name in names), difference]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    columns = _columns(runs)
+    score = score or next(name for name in ("roc_auc", "balanced_accuracy", "accuracy") if name in columns)
+    if score not in (valid := [name for name in (*SCORES, *BY_CLASS) if name in runs]):
+        raise UserError(f"--score={score}: choose one of {', '.join(valid)}")
+    groups = by_group(runs, [reference] if reference else [])
+    reference = reference or next(iter(groups))
+    head = ["run", "seeds", *columns, f"{score}: paired difference from “{reference}” (95% interval)"]
+    rows = [
+        [label, str(len(group)), *(show(group[name].to_numpy()) for name, show in columns.values()),
+         difference_cell(group[score], groups[reference][score]) if label != reference else ""]
+        for label, group in groups.items()
+    ]  # fmt: skip
+    if paper:
+        cells = [paper_cell(ACCURACY[paper], name) for name in groups]
+        if not any(cells):
+            raise UserError(f"--paper={paper}: name a group after one of its rows, {', '.join(ACCURACY[paper])}")
+        head.append("the paper's accuracy")
+        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+    note = protocol_note(runs)
+    return (f"Tested by the {note}.\n\n" if note else "") + markdown(head, rows)
+
+
+def _columns(runs: pd.DataFrame) -> dict[str, tuple[str, Callable[[np.ndarray], str]]]:
+    """The columns of a table: which of `runs` it is, and how its values over seeds are shown."""
+    if "roc_auc" in runs:
+        return {name: (name, mean_and_error) for name in SCORES if name in runs}
+    names = ["accuracy", "balanced_accuracy", *BY_CLASS, "log_loss", "calibration_error"]
+    if np.allclose(runs["accuracy"], runs["balanced_accuracy"], rtol=0, atol=1e-9):  # balanced test data: the same
+        names.remove("balanced_accuracy")
+    scores = {name: (name, mean_and_error) for name in names}
+    return {**scores, "updates": ("updates", span), "minutes": ("seconds", lambda values: f"{values.mean() / 60:.1f}")}
+
+
+def span(values: np.ndarray) -> str:
+    """Whole numbers that are the same in most groups: one number, or from which to which."""
+    low, high = int(np.min(values)), int(np.max(values))
+    return f"{low}" if low == high else f"{low}–{high}"
