@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mbjax.data import digits, fraud, loan, tabular
+from mbjax.data import cifar10, digits, fraud, images, loan, tabular
 from mbjax.types import Dataset, UserError
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -14,6 +14,8 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "fraud": fraud.load,
     "loan": loan.load,
     "tabular": tabular.load,
+    "cifar10": cifar10.load,
+    "images": images.load,
 }
 
 

@@ -12,6 +12,7 @@ import requests
 from mbjax.types import UserError
 
 ORIGINS: dict[str, str] = {
+    "CIFAR-10": "https://www.cs.toronto.edu/~kriz/cifar.html",
     "creditcard.csv": "https://www.kaggle.com/datasets/mlg-ulb/creditcardfraud",
     "loan_data.csv": "https://www.kaggle.com/datasets/sarahvch/predicting-who-pays-back-loans",
 }
@@ -53,9 +54,14 @@ def find(names: str | Sequence[str], dir: str = "") -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    command = "".join(f"run `python -m mbjax.data fetch {t}`, or " for t, r in REMOTES.items() if r.file == names[0])
-    raise UserError(
-        f"no {' or '.join(names)} in {folder}: {command}get {names[0]} from {ORIGINS[names[0]]} and put it there, "
+    raise missing(names, folder, names[0])
+
+
+def missing(names: Sequence[str], folder: Path, what: str) -> UserError:
+    """The error that none of `names` is in the data folder: where to get `what` (of `ORIGINS`) and where to put it."""
+    command = "".join(f"run `python -m mbjax.data fetch {t}`, or " for t, r in REMOTES.items() if r.file == what)
+    return UserError(
+        f"no {' or '.join(names)} in {folder}: {command}get {what} from {ORIGINS[what]} and put it there, "
         "or name its folder with --config.data.dir=DIR or MBJAX_DATA_DIR"
     )
 

@@ -1,0 +1,44 @@
+"""Your own images: a folder with one folder a class (or train/ and test/ of such), or an .npz file; a small ResNet.
+
+    python -m mbjax.main --config=configs/images.py --config.data.path=my_images
+    python -m mbjax.main --config=configs/images.py:erm --config.data.path=my_images
+
+The second trains plainly, to compare with (`python -m mbjax.report RUN_FOLDER …`). Hardware: any; a GPU for images
+larger than 32×32 or a larger network. Time and result: not measured.
+"""
+
+from ml_collections import ConfigDict
+
+from mbjax import config as base
+
+
+def get_config(method: str = "metabalance") -> ConfigDict:
+    config = base.base()
+    config.task = "images"
+    config.method = method
+    config.data.update(
+        size=32,
+        test_share=0.2,
+        validation_share=0.0,
+        imbalance="none",
+        majority_class=0,
+        counts=(),
+        ratio=100.0,
+        minority_counts=(5, 50),
+        first=False,
+    )
+    config.model = ConfigDict(
+        {"name": "resnet18", "width": 16, "stages": (1, 1, 1), "dtype": "float32", "head": "linear"}
+    )
+    config.support.update(sampler="natural", batch_size=20)
+    config.query.update(sampler="class_balanced", batch_size=30)
+    config.support.augment = config.query.augment = config.train.augment = "crop_flip"
+    config.meta.steps = 8
+    config.meta.pairs_per_chunk = 1
+    config.updates_per_call = 10
+    config.optimizer.lr = 0.05
+    config.optimizer.schedule = "cosine"
+    config.updates = 300
+    if method == "erm":
+        config.updates = 2000
+    return config
