@@ -153,8 +153,7 @@ def resnet(repetitions: int) -> None:
     """ResNet-18 on CIFAR-sized images at the paper's batch sizes, pairs one after another."""
     pairs = 2
     batch = batches(pairs, 20, 30, (32, 32, 3), 10)
-    # As matrix products: under first order and reverse over reverse XLA has no fast kernel for the default convolution.
-    model = models.build("resnet18", outputs=10, conv="matmul" if jax.default_backend() == "cpu" else "auto")
+    model = models.build("resnet18", outputs=10)
     contestants = [
         mbjax_contestant(f"mbjax {mode}, 1 a chunk", model, batch, grad_mode=mode)
         for mode in ("mixed", "reverse", "first_order")

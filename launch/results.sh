@@ -21,7 +21,7 @@ ROWS
 
 rows | while read -r task row options; do
   for seed in {0..9}; do
-    echo "$options --config.seed=$seed --config.eval_every=0.5 --workdir=$folder/$task/$row-$seed"
+    echo "$options --config.seed=$seed --config.eval.every=0.5 --workdir=$folder/$task/$row-$seed"
   done
 done | xargs -P "$(nproc)" -L 1 .venv/bin/python -m mbjax.main >/dev/null
 for task in digits loan; do

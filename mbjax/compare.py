@@ -158,7 +158,7 @@ def _train(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
             experiments, seeds, settings, updates_per_call=runs[0].config.updates_per_call
         )
         for seed, experiment, states in zip(seeds, experiments, trained.states, strict=True):
-            batch_size = runs[0].config.eval_batch_size
+            batch_size = runs[0].config.eval.batch_size
             predict = {
                 part: evaluate.make_predict(experiment.model, experiment.dataset.splits[part], batch_size=batch_size)
                 for part in ("validation", "test")

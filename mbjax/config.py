@@ -16,10 +16,11 @@ CHOICES = {
     "meta.grad_mode": ("mixed", "reverse", "first_order"),
     "meta.model_state_from": ("both", "support", "query"),
     "optimizer.schedule": ("constant", "cosine"),
+    "eval.protocol": ("clean", "authors"),
     "parallel": ("auto", "shard_map", "pmap", "none"),
     "weight_net.optimizer": ("adam", "sgd"),
 }
-STREAMS = ("train", "support", "query", "clean")
+STREAMS = ("train", "support", "query", "clean", "pretrain")
 SAMPLING_STRATEGIES = ("auto", "majority", "minority", "not majority", "not minority", "all")
 
 
@@ -39,6 +40,9 @@ def stream(sampler: str, batch_size: int, **more: Any) -> ConfigDict:
             "sampling_strategy": "auto",
             # The neighbourhood of SMOTE and the nearest-neighbour cleaners; imbalanced-learn's default if None.
             "neighbors": config_dict.placeholder(int),
+            "augment": "none",  # of images: a name of mbjax.augment.AUGMENTATIONS
+            "mix": "none",  # a name of mbjax.augment.MIXES: examples and labels of a batch mixed with one another
+            "mix_alpha": 1.0,  # the mixing share is drawn from Beta(α, α)
             **more,
         }
     )
@@ -67,6 +71,8 @@ def base() -> Config:
         # A balanced part of the training data that l2rw and mw_net keep apart: this share of all training examples,
         # equally many of each class. The other streams read the rest.
         "clean": stream("natural", 24, share=0.02),
+        # What m2m's first classifier, and its own training before it translates images, read.
+        "pretrain": stream("natural", 24),
         "meta": {
             "steps": 80,  # pairs of a support and a query batch per update
             "inner_lr": 0.01,
@@ -83,6 +89,15 @@ def base() -> Config:
             "momentum": 0.9,  # of sgd
             "weight_decay": 1e-4,
             "normalize": False,  # whether the mean weight of a batch is made 1
+        },
+        "m2m": {  # as published for CIFAR
+            "pretrain": 0.5,  # the share of the updates that train the classifier g, which then translates images
+            "deferred": 0.8,  # of the others, the share that is plain training, before translated images come in
+            "beta": 0.999,
+            "lambda": 0.1,
+            "gamma": 0.9,  # the least probability of its class, by g, of a translated image that is kept
+            "steps": 10,
+            "step_size": 0.1,
         },
         "loss": {
             "name": "cross_entropy",  # a name of mbjax.losses.LOSSES
@@ -105,8 +120,11 @@ def base() -> Config:
         "epochs": 100,
         # ...or the number of updates, which then decides.
         "updates": config_dict.placeholder(int),
-        "eval_every": 0.1,  # evaluations and checkpoints: a share of the updates, or a number of updates if ≥ 1
-        "eval_batch_size": 2048,
+        "eval": {
+            "every": 0.1,  # evaluations and checkpoints: a share of the updates, or a number of updates if ≥ 1
+            "batch_size": 2048,
+            "protocol": "clean",  # or "authors": test images are cropped and flipped at random, as their code does
+        },
         "updates_per_call": 100,  # updates that the device does without returning to the host
         "keep_checkpoints": 3,
         # Pairs spread over all devices (of a CPU: its cores) by "shard_map" or "pmap", or not ("none"); see
@@ -152,7 +170,7 @@ def validate(config: Config) -> Config:
     for key in (
         *(f"{name}.batch_size" for name in STREAMS),
         *(f"meta.{name}" for name in ("steps", "inner_steps", "pairs_per_chunk")),
-        *("eval_batch_size", "updates_per_call", "keep_checkpoints", "weight_net.hidden"),
+        *("eval.batch_size", "updates_per_call", "keep_checkpoints", "weight_net.hidden", "m2m.steps"),
     ):
         check(key, "at least 1 is needed", lambda x: x >= 1)
     for key in (
@@ -160,12 +178,18 @@ def validate(config: Config) -> Config:
         *(f"loss.{name}" for name in ("gamma", "tau", "max_margin")),
     ):
         check(key, "a number of at least 0 is needed", lambda x: math.isfinite(x) and x >= 0)
-    for key in ("optimizer.lr", "epochs", "eval_every", "loss.scale", "weight_net.lr"):
+    for key in (
+        *("optimizer.lr", "epochs", "eval.every", "loss.scale", "weight_net.lr", "m2m.step_size"),
+        *(f"{name}.mix_alpha" for name in STREAMS),
+    ):
         check(key, "a number above 0 is needed", lambda x: math.isfinite(x) and x > 0)
-    for key in ("optimizer.momentum", "weight_net.momentum", "loss.beta"):
+    for key in ("optimizer.momentum", "weight_net.momentum", "loss.beta", "m2m.beta"):
         check(key, "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
     check("clean.share", "a number above 0 and below 1 is needed", lambda x: 0 < x < 1)
-    check("loss.deferred", "a number from 0 to 1 is needed", lambda x: 0 <= x <= 1)
+    for key in ("loss.deferred", "m2m.deferred", "m2m.gamma"):
+        check(key, "a number from 0 to 1 is needed", lambda x: 0 <= x <= 1)
+    check("m2m.pretrain", "a number above 0 and below 1 is needed", lambda x: 0 < x < 1)
+    check("m2m.lambda", "a number of at least 0 is needed", lambda x: math.isfinite(x) and x >= 0)
     check("updates", "at least 1 is needed, or None for config.epochs to decide", lambda x: x is None or x >= 1)
     for key, choices in CHOICES.items():
         check(key, f"choose one of {', '.join(choices)}", choices.__contains__)

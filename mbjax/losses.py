@@ -303,7 +303,9 @@ def supervised_loss(apply: Callable, per_example_loss: PerExampleLoss = cross_en
         losses = per_example_loss(logits, batch["y"])
         if "weight" in batch:
             losses = losses * batch["weight"]
-        labels = batch["y"].argmax(-1) if batch["y"].ndim == 2 else batch["y"]
+        labels = batch["y"]
+        if jnp.issubdtype(labels.dtype, jnp.floating):  # shares of classes: the largest
+            labels = labels.argmax(-1) if labels.ndim == 2 else labels > 0.5
         accuracy = (predicted_class(logits) == labels.astype(jnp.int32)).astype(losses.dtype).mean()
         return losses.mean(), (model_state, {"accuracy": accuracy})
 

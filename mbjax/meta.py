@@ -52,6 +52,9 @@ def inner_update(
       `θ'` and `(L_X(θ), the model's state after the pass, the pass's metrics)`.
     """
 
+    if isinstance(inner_lr, float | int) and inner_lr == 0:  # no step, so no gradient to compute
+        loss, aux = loss_fn(params, model_state, support, rng)
+        return params, (loss, *aux)
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
     def gradient(params, *batch):
@@ -63,11 +66,12 @@ def inner_update(
 
     def step(params, *batch):
         grads, aux = gradient(params, *batch)
-        if grad_mode == "first_order":
-            grads = jax.lax.stop_gradient(grads)
         return descend(params, grads), aux
 
     def forward(params, *batch):
+        if grad_mode == "first_order":
+            grads, aux = gradient(params, *batch)
+            return (descend(params, grads), aux), (None, grads)
         # The Hessian-vector product shares the support pass with the gradient that it is the derivative of.
         grads, hessian_product, aux = jax.linearize(lambda p: gradient(p, *batch), params, has_aux=True)
         return (descend(params, grads), aux), (hessian_product, grads)
@@ -75,10 +79,12 @@ def inner_update(
     def backward(residuals, cotangents):
         hessian_product, grads = residuals
         v, (loss_bar, _, _) = cotangents
-        params_bar = jax.tree.map(lambda v, hv, g: v - inner_lr * hv + loss_bar * g, v, hessian_product(v), grads)
+        if hessian_product is not None:
+            v = jax.tree.map(lambda v, hv: v - inner_lr * hv, v, hessian_product(v))
+        params_bar = jax.tree.map(lambda v, g: v + loss_bar * g, v, grads)
         return params_bar, None, None, None  # only the weights are differentiated
 
-    if grad_mode == "mixed":
+    if grad_mode != "reverse":
         step = jax.custom_vjp(step)
         step.defvjp(forward, backward)
     return step(params, model_state, support, rng)
@@ -111,6 +117,8 @@ def meta_loss(
         state = jax.lax.stop_gradient(state)
         passes.append((loss, metrics))
     support_loss, support_metrics = passes[0]  # β and what is reported are of θ, before the adaptation
+    if isinstance(beta, float | int) and beta == 0:
+        support_loss = jax.lax.stop_gradient(support_loss)
     query_start = model_state if model_state_from == "query" else state
     query_loss, (query_state, query_metrics) = loss_fn(adapted, query_start, query, jax.random.fold_in(rng, 0))
     total = query_loss + beta * support_loss

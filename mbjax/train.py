@@ -20,17 +20,18 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 import tqdm
 
-from mbjax import checkpoint, data, evaluate, losses, methods, models, report, sampling
+from mbjax import augment, checkpoint, data, evaluate, losses, methods, metrics, models, report, sampling
 from mbjax import config as config_lib
 from mbjax import parallel as parallel_lib
 from mbjax.data import splits
+from mbjax.folder import Folder
 from mbjax.state import TrainState
 from mbjax.types import Config, Dataset, Split, UserError
 
 log = logging.getLogger("mbjax")
+_SAMPLING = ("sampler", "sampling_strategy", "neighbors")  # of a stream's section, what decides its order
 Examples = dict[str, jax.Array]
 Advance = Callable[
     [TrainState, Mapping[str, Examples], Mapping[str, np.ndarray], int], tuple[TrainState, dict[str, jax.Array]]
@@ -61,14 +62,6 @@ class Experiment:
     updates: int
 
 
-def make_optimizer(
-    *, lr: float, momentum: float, nesterov: bool, weight_decay: float, schedule: str, updates: int
-) -> optax.GradientTransformation:
-    """SGD with momentum, and weight decay added to the gradient as PyTorch's SGD does."""
-    rate = methods.learning_rate(lr=lr, schedule=schedule, updates=updates)
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=momentum, nesterov=nesterov))
-
-
 def make_method(
     name: str, *, model: nn.Module, example: np.ndarray, sections: Mapping[str, Any], class_counts: Any, updates: int,
     parallel: parallel_lib.Parallel = "none",
@@ -86,10 +79,14 @@ def make_method(
       parallel: `config.parallel`; one device if not given.
     """
     loss = losses.build(**sections["loss"], class_counts=class_counts)
-    tx = make_optimizer(**sections["optimizer"], updates=updates)
+    tx = methods.make_optimizer(**sections["optimizer"], updates=updates)
     loss_fn = losses.supervised_loss(model.apply, loss)
-    problem = methods.Problem(model, loss_fn, tx, example, class_counts, updates, parallel)
-    return methods.build(name, problem, sections)
+    zeros = np.zeros(example.shape, np.float32 if example.dtype == np.uint8 else example.dtype)
+    problem = methods.Problem(model, loss_fn, tx, zeros, class_counts, updates, parallel)
+    method = methods.build(name, problem, sections)
+    streams = {stream: sections[stream] for stream in method.streams}
+    step = augment.before(method.step, streams, classes=len(class_counts), image=example.ndim == 4)
+    return dataclasses.replace(method, step=step)
 
 
 def build(config: Config) -> Experiment:
@@ -105,20 +102,17 @@ def build(config: Config) -> Experiment:
     parts = cut(dataset, shapes.streams, sections["clean"]["share"], seed=config.seed)
     class_counts = np.bincount(parts[shapes.epoch_stream].y, minlength=len(dataset.classes))
     cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
-    streams = {
-        name: sampling.make_stream(
-            parts[name], **sections[name], name=name, seed=config.seed, classes=dataset.classes, cache_dir=cache_dir
-        )
-        for name in shapes.streams
-    }
+    options = {"seed": config.seed, "classes": dataset.classes, "cache_dir": cache_dir}
+    read = {name: {key: sections[name][key] for key in _SAMPLING} for name in shapes.streams}
+    streams = {name: sampling.make_stream(parts[name], name=name, **read[name], **options) for name in read}
     updates = config.updates
     if updates is None:
         epoch = streams[shapes.epoch_stream].epoch_length
         updates = math.ceil(config.epochs * epoch / math.prod(shapes.streams[shapes.epoch_stream]))
-    options: dict[str, Any] = {"sections": sections, "class_counts": class_counts}
+    decided: dict[str, Any] = {"sections": sections, "class_counts": class_counts}
     return Experiment(
-        dataset=dataset, model=model, make_method=method, **options,
-        method=method(**options, updates=updates, parallel=config.parallel), streams=streams, updates=updates,
+        dataset=dataset, model=model, make_method=method, **decided,
+        method=method(**decided, updates=updates, parallel=config.parallel), streams=streams, updates=updates,
     )  # fmt: skip
 
 
@@ -213,53 +207,6 @@ def boundaries(updates: int, every: float, start: int) -> list[int]:
     return [*sorted(step for step in stops if start < step < updates), updates]
 
 
-class Folder:
-    """A run's folder: `config.json`, `metrics.jsonl`, `checkpoints/`, `result.json` and figures."""
-
-    def __init__(self, path: pathlib.Path):
-        self.path = path
-        self.metrics = path / "metrics.jsonl"
-        self.result = path / "result.json"
-
-    def claim(self, config: Config) -> None:
-        """Writes the configuration down, or checks that the one written is the same, but for what a machine decides."""
-        text = config.to_json_best_effort(indent=2, sort_keys=True)
-        file = self.path / "config.json"
-        if file.exists():
-            old, new = (config_lib.flatten(json.loads(t)) for t in (file.read_text(), text))
-            elsewhere = ("data.dir", "parallel")  # what may differ on another machine
-            changed = [k for k in sorted(old | new) if k not in elsewhere and old.get(k) != new.get(k)]
-            if changed:
-                differences = ", ".join(f"{k} {old.get(k)!r} there, {new.get(k)!r} here" for k in changed[:3])
-                raise UserError(f"{self.path} holds a run of another config ({differences}): choose another --workdir")
-            return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, text + "\n")
-        except OSError as error:
-            raise UserError(f"--workdir={self.path}: {error.strerror}") from None
-
-    def rewind(self, step: int) -> None:
-        """Drops the lines of updates after `step`, which a resumed run will write again."""
-        if self.metrics.exists():
-            lines = []
-            for line in self.metrics.read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # a kill can cut the last line short
-                    if json.loads(line)["step"] <= step:
-                        lines.append(line + "\n")
-            write_atomically(self.metrics, "".join(lines))
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-def write_atomically(file: pathlib.Path, text: str) -> None:
-    part = file.with_name(file.name + ".part")
-    part.write_text(text)
-    os.replace(part, file)
-
-
 def digest(dataset: Dataset) -> str:
     """A digest of the training examples."""
     sha = hashlib.sha256()
@@ -291,23 +238,21 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
         log.info("data: %s", note)
     if devices := experiment.method.devices:
         log.info("devices: the pairs of an update are spread over %d %s devices", len(devices), devices[0].platform)
-    evaluators = {
-        name: evaluate.make_evaluate(
-            experiment.model,
-            split,
-            majority_class=int(dataset.class_counts.argmax()),
-            batch_size=valid.eval_batch_size,
+    predictors = {
+        name: evaluate.make_predict(
+            experiment.model, split, batch_size=valid.eval.batch_size, protocol=valid.eval.protocol
         )
         for name, split in dataset.splits.items()
     }
-    checkpoints = checkpoint.Checkpoints(folder.path / "checkpoints", keep=valid.keep_checkpoints, data=digest(dataset))
+    checkpoints = checkpoint.Checkpoints(folder.checkpoints, keep=valid.keep_checkpoints, data=digest(dataset))
     with contextlib.closing(checkpoints):
         state = checkpoints.restore(experiment.method.init(valid.seed))
         if start := int(state.step):
             log.info("resuming at update %d of %d", start, experiment.updates)
         folder.rewind(start)
         started = time.monotonic()
-        state, row = _loop(experiment, state, evaluators, checkpoints, folder, valid)
+        row, probabilities = _loop(experiment, state, predictors, checkpoints, folder, valid)
+    adjusted = metrics.adjust_priors(probabilities, dataset.class_counts / dataset.class_counts.sum())
     result = {
         "task": valid.task,
         "method": valid.method,
@@ -324,35 +269,38 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
             },
         },
         "device": jax.devices()[0].device_kind,
-        **{name: row[name] for name in evaluators},
+        "protocol": valid.eval.protocol,
+        **{name: row[name] for name in predictors},
+        "priors_test": _scores(dataset, "test", adjusted),
     }
     report.plot_run(folder.path, result)
-    write_atomically(folder.result, json.dumps(result, indent=2) + "\n")
+    folder.finish(result, probabilities=probabilities, labels=dataset.test.y)
     return result
 
 
 def _loop(
     experiment: Experiment,
     state: TrainState,
-    evaluators: Mapping[str, Callable[[TrainState], Any]],
+    predictors: Mapping[str, Callable[[TrainState], np.ndarray]],
     checkpoints: checkpoint.Checkpoints,
     folder: Folder,
     config: Config,
-) -> tuple[TrainState, dict[str, Any]]:
-    """Runs the updates that are left. Returns the last state and the last row of `metrics.jsonl`."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Runs the updates that are left. Returns the last row of `metrics.jsonl`, and the test split's probabilities."""
+    dataset = experiment.dataset
     step = int(state.step)
-    stops = boundaries(experiment.updates, config.eval_every, step)
+    stops = boundaries(experiment.updates, config.eval.every, step)
     examples = on_device(experiment.streams, experiment.method.devices)
     advance = make_advance(experiment.method, config.updates_per_call)
     blocks = sampling.prefetch(feed(experiment, step, stops, config.updates_per_call))
-    row: dict[str, Any] = {}
+    row, probabilities = {}, {}
     logs: list[dict[str, np.ndarray]] = []
     progress = tqdm.tqdm(
         total=experiment.updates, initial=step, unit="update", disable=not sys.stderr.isatty(), dynamic_ncols=True
     )
     with contextlib.closing(blocks), progress, stop_signals() as signals:
         if not stops or step >= experiment.updates:
-            row = _evaluate(state, step, {}, evaluators)
+            row, probabilities = _evaluate(state, step, {}, predictors, dataset)
         for count, indices in blocks:
             state, metrics = advance(state, examples, indices, count)
             logs.append({name: np.asarray(values)[:count] for name, values in metrics.items()})
@@ -360,7 +308,7 @@ def _loop(
             step += count
             progress.update(count)
             if step in stops:
-                row = _evaluate(state, step, _means(logs), evaluators)
+                row, probabilities = _evaluate(state, step, _means(logs), predictors, dataset)
                 folder.log(row)
                 checkpoints.save(state)
                 logs.clear()
@@ -368,7 +316,7 @@ def _loop(
             if signals:
                 checkpoints.save(state)
                 raise Interrupted(signals[0], step)
-    return state, row
+    return row, probabilities["test"]
 
 
 def on_device(streams: Mapping[str, sampling.Stream], devices: parallel_lib.Devices = ()) -> dict[str, Examples]:
@@ -392,10 +340,22 @@ def _means(logs: list[dict[str, np.ndarray]]) -> dict[str, float]:
 
 
 def _evaluate(
-    state: TrainState, step: int, train: dict[str, float], evaluators: Mapping[str, Callable[[TrainState], Any]]
-) -> dict[str, Any]:
+    state: TrainState,
+    step: int,
+    train: dict[str, float],
+    predictors: Mapping[str, Callable[[TrainState], np.ndarray]],
+    dataset: Dataset,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A row of `metrics.jsonl`, and the probabilities that its scores are of."""
     state = parallel_lib.one_copy(state)
-    return {"step": step, "updates": train, **{name: evaluator(state) for name, evaluator in evaluators.items()}}
+    probabilities = {name: predict(state) for name, predict in predictors.items()}
+    scores = {name: _scores(dataset, name, p) for name, p in probabilities.items()}
+    return {"step": step, "updates": train, **scores}, probabilities
+
+
+def _scores(dataset: Dataset, split: str, probabilities: np.ndarray) -> metrics.Scores:
+    majority_class = int(dataset.class_counts.argmax())
+    return metrics.scores(probabilities, dataset.splits[split].y, majority_class=majority_class)
 
 
 def _show(row: Mapping[str, Any], updates: int, progress: tqdm.tqdm) -> None:

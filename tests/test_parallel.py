@@ -149,7 +149,8 @@ def config_of(**overrides):
     config.model.update(hidden=(16, 16), dropout=(0.5, 0.0))
     config.query.sampler = "class_balanced"
     config.meta.update(steps=7, pairs_per_chunk=80)
-    config.update(updates=20, eval_every=10, updates_per_call=4)
+    config.update(updates=20, updates_per_call=4)
+    config.eval.every = 10
     config.update_from_flattened_dict(overrides)
     return config
 

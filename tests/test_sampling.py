@@ -32,7 +32,6 @@ def stream(split: Split, sampler: str, **settings) -> Stream:
     defaults = {
         "name": "query",
         "seed": 0,
-        "batch_size": 16,
         "classes": ("fine", "fraud", "odd")[:number_of_classes],
         "cache_dir": None,
     }

@@ -34,7 +34,8 @@ def small_config(method: str = "metabalance", **overrides: Any):
     config.query.sampler = "class_balanced"
     config.meta.update(steps=6, pairs_per_chunk=4)
     config.clean.share = 0.1
-    config.update(updates=30, eval_every=10, updates_per_call=4)
+    config.update(updates=30, updates_per_call=4)
+    config.eval.every = 10
     config.update_from_flattened_dict(overrides)
     return config
 
@@ -65,7 +66,7 @@ def run_main(*arguments, cwd=ROOT, env=None, **options):
 
 @pytest.mark.parametrize("method", sorted(methods.METHODS))
 def test_a_run_learns_and_leaves_its_folder(method, tmp_path):
-    config = small_config(method, updates=100 if method == "metabalance" else 1000, eval_every=0.5)
+    config = small_config(method, updates=100 if method == "metabalance" else 1000, **{"eval.every": 0.5})
     config.model.update(hidden=(64,), dropout=())
     config.optimizer.lr = 0.05
     result = train.train_and_evaluate(config, tmp_path)
@@ -88,7 +89,7 @@ def test_a_run_learns_and_leaves_its_folder(method, tmp_path):
 @pytest.mark.parametrize("loss", sorted(losses.LOSSES))
 def test_every_loss_learns(loss, tmp_path):
     """One battery for all: re-weighted half-way, on a cosine head where the loss scales its logits."""
-    config = small_config("drw", updates=600, eval_every=600, updates_per_call=100)
+    config = small_config("drw", updates=600, updates_per_call=100, **{"eval.every": 600})
     config.model.update(hidden=(64,), dropout=(), head="cosine" if loss == "ldam" else "linear")
     config.loss.update(name=loss, deferred=0.5)
     config.optimizer.lr = 0.05
@@ -154,7 +155,7 @@ def test_training_compiles_once():
 
 @pytest.mark.parametrize("delay", [0.0, 0.15, 0.4])
 def test_a_killed_run_resumes_to_the_bit(delay, tmp_path):
-    options = ["--config.updates=400", "--config.eval_every=20", "--config.updates_per_call=7", "--config.meta.steps=8"]
+    options = ["--config.updates=400", "--config.eval.every=20", "--config.updates_per_call=7", "--config.meta.steps=8"]
     command = ["--config=configs/digits.py", *options]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run_main(*command, f"--workdir={whole}").returncode == 0
@@ -191,7 +192,7 @@ def _config_of(command):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_saves_and_goes_on(signum, tmp_path):
-    command = ["--config=configs/digits.py", "--config.updates=100000", "--config.eval_every=50000"]
+    command = ["--config=configs/digits.py", "--config.updates=100000", "--config.eval.every=50000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mbjax.main", *command, f"--workdir={tmp_path}"],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
@@ -243,7 +244,8 @@ def table_config(path, method="erm", **overrides):
     config.task = "tabular"
     config.method = method
     config.data.update(path=str(path), target="label")
-    config.update(updates=20, eval_every=10)
+    config.updates = 20
+    config.eval.every = 10
     config.update_from_flattened_dict(overrides)
     return config
 
@@ -321,7 +323,7 @@ def test_report_pairs_runs_by_seed(tmp_path):
     groups = {m: [tmp_path / f"{m}{seed}" for seed in range(3)] for m in ("erm", "metabalance")}
     for method, folders in groups.items():
         for seed, folder in enumerate(folders):
-            train.train_and_evaluate(small_config(method, seed=seed, updates=5, eval_every=5), folder)
+            train.train_and_evaluate(small_config(method, seed=seed, updates=5, **{"eval.every": 5}), folder)
     runs = report.load_runs(groups)
     assert list(runs["run"]) == ["erm"] * 3 + ["metabalance"] * 3
     a, b = (runs[runs.run == name].set_index("seed").accuracy for name in ("metabalance", "erm"))

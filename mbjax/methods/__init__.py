@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mbjax.methods import erm, metabalance, reweighting
-from mbjax.methods.base import Method, Problem, learning_rate
+from mbjax.methods.base import Method, Problem, make_optimizer
 from mbjax.types import UserError
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -16,7 +16,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "mw_net": reweighting.build_mw_net,
 }
 
-__all__ = ["METHODS", "Method", "Problem", "build", "learning_rate"]
+__all__ = ["METHODS", "Method", "Problem", "build", "make_optimizer"]
 
 
 def build(name: str, problem: Problem, sections: Mapping[str, Any]) -> Method:

@@ -66,6 +66,14 @@ def learning_rate(*, lr: float | jax.Array, schedule: str, updates: int) -> opta
     return optax.cosine_decay_schedule(lr, updates) if schedule == "cosine" else lr
 
 
+def make_optimizer(
+    *, lr: float, momentum: float, nesterov: bool, weight_decay: float, schedule: str, updates: int
+) -> optax.GradientTransformation:
+    """SGD with momentum, and weight decay added to the gradient as PyTorch's SGD does."""
+    rate = learning_rate(lr=lr, schedule=schedule, updates=updates)
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=momentum, nesterov=nesterov))
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """How to train.

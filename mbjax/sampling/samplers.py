@@ -14,7 +14,7 @@ _INDEX_SAMPLERS = {
     "under": stream.under,
     "class_balanced": stream.class_balanced,
 }
-_STREAM_NUMBERS = {"train": 0, "support": 1, "query": 2, "clean": 3}
+_STREAM_NUMBERS = {"train": 0, "support": 1, "query": 2, "clean": 3, "pretrain": 4}
 
 SAMPLERS = (*_INDEX_SAMPLERS, *RESAMPLERS)
 """The valid names: index samplers first, then imbalanced-learn's resamplers."""
@@ -26,10 +26,8 @@ def make_stream(
     sampler: str,
     name: str,
     seed: int,
-    batch_size: int,
     sampling_strategy: str | float | dict = "auto",
     neighbors: int | None = None,
-    share: float = 0.0,
     classes: tuple[str, ...],
     cache_dir: Path | None,
 ) -> Stream:
@@ -40,12 +38,10 @@ def make_stream(
       sampler: a name of `SAMPLERS`. A resampler's output is read as `"natural"` reads the split.
       name: which stream of the run; each draws its own random numbers, and messages name it.
       seed: the run's seed.
-      batch_size: part of a stream's configuration, which callers pass whole; no order of examples depends on it.
       sampling_strategy: as imbalanced-learn's: a name, the ratio minority / majority (two classes), or counts
         `{class name or number: count}`. `"natural"` has no use for it.
       neighbors: `k_neighbors` of the SMOTE family, `n_neighbors` of ADASYN, NearMiss, AllKNN and
         EditedNearestNeighbours; imbalanced-learn's default if None. Other samplers have no use for it.
-      share: part of the configuration of the stream `clean`, likewise; the split has been cut already.
       classes: the class names in the order of the class numbers.
       cache_dir: where resampled data is kept from run to run; None for nowhere.
 

@@ -1,0 +1,195 @@
+"""What happens to batches on the device before a method reads them: images to numbers, crops and flips, mixup, CutMix.
+
+It runs inside the compiled update, on its own random keys, and is a pure function of the run's key, the step and the
+stream. So nothing of it is stored, and a resumed run repeats it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mbjax.state import TrainState
+from mbjax.types import Batch, Metrics, UserError
+
+Step = Callable[[Any, Mapping[str, Batch]], tuple[Any, Metrics]]
+_KEYS = 2**32 - 1  # folded into the run's key in place of a step, which never gets there
+
+
+def to_float(x: jax.Array) -> jax.Array:
+    """uint8 images as float32 from −1 to 1; other inputs as they are."""
+    return x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
+
+
+def crop(rng: jax.Array, images: jax.Array, *, size: int, pad: int = 0) -> jax.Array:
+    """Crops each image at a random place of its own, all places equally likely.
+
+    Args:
+      rng: a random key.
+      images: `[n, height, width, channels]`.
+      size: height and width of the crops.
+      pad: zeros put around the image first.
+
+    Returns:
+      `[n, size, size, channels]`.
+    """
+    if pad:
+        images = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    n, height, width, channels = images.shape
+    top_rng, left_rng = jax.random.split(rng)
+    places = (
+        jax.random.randint(top_rng, (n,), 0, height - size + 1),
+        jax.random.randint(left_rng, (n,), 0, width - size + 1),
+    )
+    cut = lambda image, top, left: jax.lax.dynamic_slice(image, (top, left, 0), (size, size, channels))  # noqa: E731
+    return jax.vmap(cut)(images, *places)
+
+
+def flip(rng: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors each image left to right with probability ½. `images` is `[n, height, width, channels]`."""
+    mirrored = jax.random.bernoulli(rng, shape=(len(images), 1, 1, 1))
+    return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
+def _crop_flip(rng: jax.Array, images: jax.Array) -> jax.Array:
+    size = images.shape[1]
+    return flip(jax.random.fold_in(rng, 1), crop(jax.random.fold_in(rng, 0), images, size=size, pad=size // 8))
+
+
+def _crop28_flip(rng: jax.Array, images: jax.Array) -> jax.Array:
+    return flip(jax.random.fold_in(rng, 1), crop(jax.random.fold_in(rng, 0), images, size=28))
+
+
+AUGMENTATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "none": lambda rng, images: images,
+    "crop_flip": _crop_flip,
+    "crop28_flip": _crop28_flip,
+}
+"""`augmentation(rng, images [n, height, width, channels]) -> images`.
+
+`"crop_flip"` pads an eighth of the size (4 pixels of 32) with zeros and keeps the size; `"crop28_flip"` is what the
+paper's authors do, 28×28 pixels without padding.
+"""
+
+
+def mixup(rng: jax.Array, x: jax.Array, y: jax.Array, *, alpha: float | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mixes each example with another one of its batch, `λ x_i + (1 − λ) x_j`, and the labels alike.
+
+    Zhang et al. 2017, "mixup: Beyond Empirical Risk Minimization": one `λ ~ Beta(α, α)` a batch, `j` a permutation.
+
+    Args:
+      rng: a random key.
+      x: examples, `[n, ...]`, floating point.
+      y: shares of the classes, `[n, classes]`, or probabilities of class 1, `[n]`.
+      alpha: `α > 0`.
+    """
+    share, other = jax.random.beta(jax.random.fold_in(rng, 0), alpha, alpha, dtype=x.dtype), _partners(rng, len(x))
+    return share * x + (1 - share) * x[other], _mixed_labels(share, y, other)
+
+
+def cutmix(rng: jax.Array, x: jax.Array, y: jax.Array, *, alpha: float | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Replaces a box of each image by that of another one of its batch; labels by the area that is left.
+
+    Yun et al. 2019, "CutMix": `λ ~ Beta(α, α)`, the box has `√(1 − λ)` of either side and a uniform centre, and what
+    lies outside of the image is cut off. One box a batch, as published.
+
+    Args:
+      rng: a random key.
+      x: images, `[n, height, width, channels]`.
+      y: shares of the classes, `[n, classes]`, or probabilities of class 1, `[n]`.
+      alpha: `α > 0`.
+    """
+    wanted, other = jax.random.beta(jax.random.fold_in(rng, 0), alpha, alpha, dtype=x.dtype), _partners(rng, len(x))
+    inside = [
+        box_axis(jax.random.fold_in(rng, 2 + axis), size, jnp.sqrt(1 - wanted))
+        for axis, size in enumerate(x.shape[1:3])
+    ]
+    box = inside[0][:, None] & inside[1][None, :]
+    share = 1 - box.astype(x.dtype).mean()
+    return jnp.where(box[None, :, :, None], x[other], x), _mixed_labels(share, y, other)
+
+
+def box_axis(rng: jax.Array, size: int, side: jax.Array) -> jax.Array:
+    """Which of `size` pixels lie in CutMix's box, `[size]` bool: `⌊side · size⌋` around a uniform centre, cut off."""
+    half = (side * size).astype(jnp.int32) // 2
+    centre, pixels = jax.random.randint(rng, (), 0, size), jnp.arange(size)
+    return (pixels >= centre - half) & (pixels < centre + half)
+
+
+def _partners(rng: jax.Array, n: int) -> jax.Array:
+    return jax.random.permutation(jax.random.fold_in(rng, 1), n)
+
+
+def _mixed_labels(share: jax.Array, y: jax.Array, other: jax.Array) -> jax.Array:
+    share = share.astype(y.dtype)
+    return share * y + (1 - share) * y[other]
+
+
+MIXES: dict[str, Callable[..., tuple[jax.Array, jax.Array]] | None] = {"none": None, "mixup": mixup, "cutmix": cutmix}
+
+
+def transform(
+    batch: Batch, rng: jax.Array, *, augment: str, mix: str, mix_alpha: float | jax.Array, classes: int
+) -> Batch:
+    """A batch, or many, as a method reads them.
+
+    Args:
+      batch: `"x"` `[..., n, *shape]` and class numbers `"y"` `[..., n]`; the axes before `n` are of separate batches.
+      rng: a random key.
+      augment: a name of `AUGMENTATIONS`; all but `"none"` want images, `shape` of three axes.
+      mix: a name of `MIXES`. Labels then become shares, `[..., n, classes]`, of two classes `[..., n]`.
+      mix_alpha: the mixture's `α`.
+      classes: how many there are.
+    """
+    x, y = batch["x"], batch["y"]
+    if augment != "none":
+        images = x.reshape(-1, *x.shape[y.ndim :])
+        images = AUGMENTATIONS[augment](jax.random.fold_in(rng, 0), images)
+        x = images.reshape(*y.shape, *images.shape[1:])
+    x = to_float(x)
+    mixed = MIXES[mix]
+    if mixed is not None:
+        y = y.astype(x.dtype) if classes == 2 else jax.nn.one_hot(y, classes, dtype=x.dtype)
+        lead = batch["y"].shape[:-1]
+        rngs = jax.random.split(jax.random.fold_in(rng, 1), math.prod(lead))
+        one = lambda rng, x, y: mixed(rng, x, y, alpha=mix_alpha)  # noqa: E731
+        flat = [array.reshape(len(rngs), *array.shape[len(lead) :]) for array in (x, y)]
+        x, y = (array.reshape(*lead, *array.shape[1:]) for array in jax.vmap(one)(rngs, *flat))
+    return {**batch, "x": x, "y": y}
+
+
+def before(step: Step, sections: Mapping[str, Mapping[str, Any]], *, classes: int, image: bool) -> Step:
+    """A method's step on batches that are transformed first.
+
+    Args:
+      step: `step(state, {stream: batch}) -> (state, metrics)`.
+      sections: the configuration of each stream that it reads.
+      classes: how many there are.
+      image: whether the examples are images, `[height, width, channels]`.
+
+    Raises:
+      UserError: an unknown name, or one that is for images where there are none.
+    """
+    options = {}
+    for name, section in sections.items():
+        options[name] = {key: section[key] for key in ("augment", "mix", "mix_alpha")}
+        for key, choices in (("augment", AUGMENTATIONS), ("mix", MIXES)):
+            value = section[key]
+            if value not in choices:
+                raise UserError(f"config.{name}.{key}={value!r}: choose one of {', '.join(choices)}")
+            if value not in ("none", "mixup") and not image:
+                raise UserError(f"config.{name}.{key}={value!r} is for images, and these examples are none")
+
+    def transformed(state: TrainState, batches: Mapping[str, Batch]) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(jax.random.fold_in(state.rng, _KEYS), state.step)
+        return step(
+            state,
+            {
+                name: transform(batches[name], jax.random.fold_in(rng, number), **options[name], classes=classes)
+                for number, name in enumerate(sorted(options))
+            },
+        )
+
+    return transformed

@@ -1,0 +1,68 @@
+"""A run's folder."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mbjax import config as config_lib
+from mbjax.types import Config, UserError
+
+
+class Folder:
+    """`config.json`, `metrics.jsonl`, `checkpoints/`, `result.json`, `predictions.npz` and figures of a run."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.result = path / "result.json"
+
+    def claim(self, config: Config) -> None:
+        """Writes the configuration down, or checks that the one written is the same, but for what a machine decides."""
+        text = config.to_json_best_effort(indent=2, sort_keys=True)
+        file = self.path / "config.json"
+        if file.exists():
+            old, new = (config_lib.flatten(json.loads(t)) for t in (file.read_text(), text))
+            elsewhere = ("data.dir", "parallel")  # what may differ on another machine
+            changed = [k for k in sorted(old | new) if k not in elsewhere and old.get(k) != new.get(k)]
+            if changed:
+                differences = ", ".join(f"{k} {old.get(k)!r} there, {new.get(k)!r} here" for k in changed[:3])
+                raise UserError(f"{self.path} holds a run of another config ({differences}): choose another --workdir")
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, text + "\n")
+        except OSError as error:
+            raise UserError(f"--workdir={self.path}: {error.strerror}") from None
+
+    def rewind(self, step: int) -> None:
+        """Drops the lines of updates after `step`, which a resumed run will write again."""
+        if self.metrics.exists():
+            lines = []
+            for line in self.metrics.read_text().splitlines():
+                with contextlib.suppress(json.JSONDecodeError):  # a kill can cut the last line short
+                    if json.loads(line)["step"] <= step:
+                        lines.append(line + "\n")
+            write_atomically(self.metrics, "".join(lines))
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def finish(self, result: Mapping[str, Any], *, probabilities: np.ndarray, labels: np.ndarray) -> None:
+        """Writes `predictions.npz` (of the test split), then `result.json`, which says that the run is finished."""
+        part = self.path / "predictions.part.npz"
+        np.savez_compressed(part, probabilities=probabilities.astype(np.float32), labels=labels)
+        os.replace(part, self.path / "predictions.npz")
+        write_atomically(self.result, json.dumps(result, indent=2) + "\n")
+
+
+def write_atomically(file: pathlib.Path, text: str) -> None:
+    part = file.with_name(file.name + ".part")
+    part.write_text(text)
+    os.replace(part, file)

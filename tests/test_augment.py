@@ -1,0 +1,194 @@
+"""Crops, flips, mixup and CutMix: what they do to pixels and labels, and that each image, batch and step has its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from mbjax import augment, train
+from mbjax import config as config_lib
+from mbjax.types import UserError
+
+KEYS = jax.random.split(jax.random.key(0), 4000)
+# Every pixel of an image is another number, so that a crop tells where it was.
+IMAGE = np.arange(1, 9 * 9 + 1, dtype=np.float32).reshape(9, 9, 1)
+
+
+def test_uint8_images_become_floats_from_minus_1_to_1_and_floats_stay():
+    x = np.array([0, 51, 255], np.uint8)
+    np.testing.assert_allclose(augment.to_float(jnp.asarray(x)), [-1, -0.6, 1], rtol=1e-6)
+    floats = jnp.asarray([0.0, 200.0])
+    assert augment.to_float(floats) is floats
+
+
+def test_crops_are_windows_of_the_padded_image_at_every_place_equally_often():
+    images = jnp.tile(IMAGE, (4000, 1, 1, 1))
+    crops = np.asarray(augment.crop(KEYS[0], images, size=9, pad=1))
+    padded = np.pad(IMAGE, ((1, 1), (1, 1), (0, 0)))
+    windows = np.stack([padded[i : i + 9, j : j + 9] for i in range(3) for j in range(3)])
+    matches = (crops[:, None] == windows[None]).all((2, 3, 4))
+    assert (matches.sum(1) == 1).all()
+    assert stats.chisquare(matches.sum(0)).pvalue > 1e-3
+
+
+def test_a_crop_without_padding_is_smaller_and_comes_from_the_image():
+    crops = np.asarray(augment.AUGMENTATIONS["crop28_flip"](KEYS[0], jnp.arange(2 * 32 * 32.0).reshape(2, 32, 32, 1)))
+    assert crops.shape == (2, 28, 28, 1)
+    assert (np.abs(np.diff(crops, axis=2)) == 1).all()  # neighbours stay neighbours, mirrored or not
+    assert (np.diff(crops, axis=1) == 32).all()
+
+
+def test_half_of_the_images_are_mirrored_left_to_right():
+    out = np.asarray(augment.flip(KEYS[0], jnp.tile(IMAGE, (4000, 1, 1, 1))))
+    mirrored = (out == IMAGE[:, ::-1]).all((1, 2, 3))
+    assert (mirrored | (out == IMAGE).all((1, 2, 3))).all()
+    assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(4000)
+
+
+def shares(alpha: float, n: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+    """The λ that mixup drew for many batches of one example of class 0 and one of class 1, read off x and off y."""
+    x, y = jnp.asarray([[0.0], [1.0]]), jnp.eye(2)
+    mixed, labels = jax.vmap(lambda k: augment.mixup(k, x, y, alpha=alpha))(KEYS[:n])
+    return np.asarray(mixed)[:, :, 0], np.asarray(labels)
+
+
+@pytest.mark.parametrize("alpha", [0.4, 1.0, 3.0])
+def test_mixup_draws_its_share_from_a_beta_distribution_and_mixes_labels_alike(alpha):
+    x, y = shares(alpha)
+    np.testing.assert_allclose(x, y[:, :, 1], atol=1e-6)  # x is 1 exactly where the label is class 1
+    np.testing.assert_allclose(y.sum(-1), 1, atol=1e-6)
+    swapped = x[:, 0] > 0  # the permutation of two is the identity half of the time
+    assert abs(swapped.mean() - 0.5) < 0.05
+    # x_0 = λ·0 + (1 − λ)·1, and Beta(α, α) is its own mirror image.
+    assert stats.kstest(x[swapped, 0], stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+
+
+def test_cutmix_keeps_the_share_of_the_label_that_it_keeps_of_the_image():
+    x = jnp.stack([jnp.zeros((16, 16, 3)), jnp.ones((16, 16, 3))])
+    mixed, labels = jax.vmap(lambda k: augment.cutmix(k, x, jnp.eye(2), alpha=1.0))(KEYS[:500])
+    mixed, labels = np.asarray(mixed), np.asarray(labels)
+    np.testing.assert_allclose(mixed.mean((2, 3, 4)), labels[:, :, 1], atol=1e-6)
+    changed = mixed[:, 0, :, :, 0] == 1
+    for image in changed[changed.any((1, 2))]:  # what was pasted is a box
+        rows, columns = image.any(1), image.any(0)
+        np.testing.assert_array_equal(image, rows[:, None] & columns[None])
+        assert (np.diff(np.flatnonzero(rows)) == 1).all()
+        assert (np.diff(np.flatnonzero(columns)) == 1).all()
+
+
+def test_the_box_of_cutmix_has_the_side_asked_for_where_the_image_does_not_cut_it_off():
+    inside = np.asarray(jax.vmap(lambda k: augment.box_axis(k, 32, jnp.sqrt(0.25)))(KEYS[:2000]))  # 1 − λ = 1/4
+    whole = ~inside[:, 0] & ~inside[:, -1]
+    assert (inside[whole].sum(1) == 16).all()
+    assert inside.sum(1).min() == 8  # centred on the first pixel
+    # A uniform centre puts pixel p inside as often as there are centres within 8 of it.
+    expected = [len([c for c in range(32) if c - 8 <= p < c + 8]) / 32 for p in range(32)]
+    np.testing.assert_allclose(inside.mean(0), expected, atol=0.05)
+
+
+def test_cutmix_shares_fall_with_the_area_cut():
+    x = jnp.stack([jnp.zeros((32, 32, 1)), jnp.ones((32, 32, 1))])
+    label = np.asarray(jax.vmap(lambda k: augment.cutmix(k, x, jnp.eye(2), alpha=1.0))(KEYS[:2000])[1])[:, 0, 1]
+    cut = label[label > 0]
+    # λ ~ U(0, 1): the box is 1 − λ of the image, less what its place cuts off: on average about a quarter is pasted.
+    assert 0.2 < cut.mean() < 0.35
+    assert 0.8 < cut.max() < 1
+
+
+def batch(lead=(3, 2), n=4, dtype=np.uint8):
+    rng = np.random.default_rng(0)
+    return {
+        "x": jnp.asarray(rng.integers(0, 256, (*lead, n, 8, 8, 3)), dtype),
+        "y": jnp.asarray(rng.integers(0, 5, (*lead, n)), jnp.int32),
+    }
+
+
+def test_batches_of_many_pairs_are_each_mixed_within_themselves():
+    one = batch()
+    out = augment.transform(one, KEYS[0], augment="none", mix="mixup", mix_alpha=1.0, classes=5)
+    assert out["y"].shape == (3, 2, 4, 5)
+    x, y = np.asarray(augment.to_float(one["x"])), np.eye(5)[np.asarray(one["y"])]
+    found = set()
+    for place in np.ndindex(3, 2):
+        # Whatever the permutation, the batch's sums stay; and the shares differ from batch to batch.
+        np.testing.assert_allclose(out["x"][place].sum(0), x[place].sum(0), atol=1e-5)
+        np.testing.assert_allclose(out["y"][place].sum(0), y[place].sum(0), atol=1e-6)
+        found |= {float(s) for s in np.asarray(out["y"][place]).max(-1).round(5) if 0.5 <= s < 1}
+    assert len(found) >= 5
+
+
+def test_two_classes_have_one_number_a_label():
+    binary = {"x": jnp.ones((4, 3)), "y": jnp.asarray([0, 1, 1, 0])}
+    out = augment.transform(binary, KEYS[0], augment="none", mix="mixup", mix_alpha=1.0, classes=2)
+    assert out["y"].shape == (4,)
+    assert float(out["y"].sum()) == pytest.approx(2)
+
+
+def test_nothing_asked_for_leaves_floats_and_labels_alone():
+    floats = batch(dtype=np.float32)
+    out = augment.transform(floats, KEYS[0], augment="none", mix="none", mix_alpha=1.0, classes=5)
+    assert out["x"] is floats["x"]
+    assert out["y"] is floats["y"]
+
+
+def test_streams_and_steps_have_their_own_random_numbers():
+    seen = []
+    section = {"augment": "crop_flip", "mix": "none", "mix_alpha": 1.0}
+    step = augment.before(
+        lambda state, batches: seen.append(batches), {"support": section, "query": section}, classes=5, image=True
+    )  # fmt: skip
+
+    class State:
+        rng = jax.random.key(0)
+        step = 0
+
+    for State.step in (0, 0, 1):
+        step(State, {"support": batch(), "query": batch()})
+    assert (seen[0]["support"]["x"] == seen[1]["support"]["x"]).all()  # a resumed run sees the same
+    assert (seen[0]["support"]["x"] != seen[0]["query"]["x"]).any()
+    assert (seen[0]["support"]["x"] != seen[2]["support"]["x"]).any()
+
+
+def small(**overrides):
+    config = config_lib.base()
+    config.model = {"name": "cnn", "channels": (4,), "conv": "auto", "head": "linear"}
+    config.query.sampler = "class_balanced"
+    config.meta.update(steps=2, pairs_per_chunk=1)
+    config.updates, config.eval.every = 4, 2
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("query.augment", "blur", "config.query.augment='blur': choose one of none, crop_flip"),
+        ("support.mix", "cutout", "config.support.mix='cutout': choose one of none, mixup, cutmix"),
+        ("eval.protocol", "authors", "config.eval.protocol='authors' is for images of 28×28 pixels or more"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, key, value, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        train.train_and_evaluate(small(**{key: value}), tmp_path)
+
+
+def test_crops_are_refused_for_tables(tmp_path):
+    rows = ["a,b,y"] + [f"{i},{i % 3},{'no' if i % 4 else 'yes'}" for i in range(80)]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    config = config_lib.base()
+    config.task = "tabular"
+    config.data.update(path=str(tmp_path / "t.csv"), target="y")
+    config.query.augment = "crop_flip"
+    with pytest.raises(UserError, match="config.query.augment='crop_flip' is for images"):
+        train.build(config_lib.validate(config))
+
+
+def test_mixup_in_the_query_loop_and_an_adjusted_support_loss_train(tmp_path):
+    result = train.train_and_evaluate(small(**{"query.mix": "mixup", "loss.name": "logit_adjustment"}), tmp_path)
+    assert np.isfinite(result["test"]["log_loss"])
+    with np.load(tmp_path / "predictions.npz") as predictions:
+        p, labels = predictions["probabilities"], predictions["labels"]
+    assert (p.argmax(1) == labels).mean() == pytest.approx(result["test"]["accuracy"])
+    counts = np.array(result["data"]["class_counts"]["train"])
+    assert ((p / counts).argmax(1) == labels).mean() == pytest.approx(result["priors_test"]["accuracy"], abs=1e-3)
