@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
@@ -25,17 +25,40 @@ class UserError(Exception):
     """
 
 
+class HostArray(Protocol):
+    """Examples that stay on the host and are read by index: image files, a memory-mapped array.
+
+    Attributes:
+      shape: `(n, ...)`.
+      dtype: of what is read.
+      digest: names the content, without reading all of it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    digest: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        """The examples at `rows`, integers of any shape, `[*rows.shape, ...]`; safe to call from several threads."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Examples and their labels.
 
     Attributes:
-      x: features or images, `[n, ...]`, float32 (or uint8 images).
+      x: features or images, `[n, ...]`, float32 (or uint8 images). An array goes to the device whole; a `HostArray`
+        is read batch by batch.
       y: class numbers, `[n]`, int32.
+      group: numbers of the groups that a method may balance and a score may compare, `[n]`, int32, if there are any.
     """
 
-    x: np.ndarray
+    x: np.ndarray | HostArray
     y: np.ndarray
+    group: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -50,12 +73,18 @@ class Dataset:
       classes: the class names in the order of the class numbers. Of two classes, number 1 is the positive one.
       source: what was read: a file's path or the name of a built-in data set.
       notes: what the reader of a result must know (imputed columns, dropped rows, what file it was).
+      groups: the group names in the order of the group numbers, if there are any.
+      kind: in `"classification"` every split has all classes. In `"identification"` a class is a person, and those of
+        the test split do not occur in training: the classes are the training split's, the test split has numbers of
+        its own.
     """
 
     splits: Mapping[str, Split]
     classes: tuple[str, ...]
     source: str
     notes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    kind: Literal["classification", "identification"] = "classification"
 
     @property
     def train(self) -> Split:
