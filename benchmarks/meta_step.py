@@ -1,4 +1,4 @@
-"""The meta-step beside PyTorch, in one run: `python -m benchmarks.meta_step [--only=mlp|resnet] [--repetitions=N]`.
+"""The meta-step beside PyTorch, in one run: `python -m benchmarks.meta_step [--only=mlp|resnet|flops]`.
 
 The contestants take turns, so that whatever else the machine does hits all alike; each figure is a median over turns.
 Peak memory is XLA's own account of the compiled update on one device: its arguments, results and temporary buffers.
@@ -39,6 +39,7 @@ class Contestant:
     name: str
     run: Callable[[], None]
     updates: int = 1
+    pairs: int = 0  # of an update; 0 for those of the table
     compile_seconds: float = math.nan
     peak_mib: float = math.nan
 
@@ -72,7 +73,8 @@ def mbjax_contestant(
         latest[0], _ = compiled(latest[0], support, query)
         jax.block_until_ready(latest[0].params)
 
-    return Contestant(name, run, updates, seconds, (peak - memory.alias_size_in_bytes) / 2**20)
+    pairs = query["y"].shape[0]
+    return Contestant(name, run, updates, pairs, seconds, (peak - memory.alias_size_in_bytes) / 2**20)
 
 
 def compare(contestants: list[Contestant], *, repetitions: int, pairs: int, title: str) -> None:
@@ -91,8 +93,9 @@ def compare(contestants: list[Contestant], *, repetitions: int, pairs: int, titl
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for c in contestants:
         median = statistics.median(times[c.name])
-        cells = [f"{1e3 * median:.2f}", f"{1e3 * min(times[c.name]):.2f}", f"{1e3 * median / pairs:.3f}"]
-        cells += [f"{base / median:.2f}", f"{c.compile_seconds:.1f}", f"{c.peak_mib:.2f}"]
+        pair = median / (c.pairs or pairs)
+        cells = [f"{1e3 * median:.2f}", f"{1e3 * min(times[c.name]):.2f}", f"{1e3 * pair:.3f}"]
+        cells += [f"{base / pairs / pair:.2f}", f"{c.compile_seconds:.1f}", f"{c.peak_mib:.2f}"]
         print("| " + " | ".join([c.name, *(cell.replace("nan", "") for cell in cells)]) + " |")
 
 
@@ -155,27 +158,51 @@ def resnet(repetitions: int) -> None:
     batch = batches(pairs, 20, 30, (32, 32, 3), 10)
     model = models.build("resnet18", outputs=10)
     contestants = [
-        mbjax_contestant(f"mbjax {mode}, 1 a chunk", model, batch, grad_mode=mode)
-        for mode in ("mixed", "reverse", "first_order")
+        mbjax_contestant("mbjax mixed", model, batch, grad_mode="mixed"),
+        mbjax_contestant("mbjax first_order", model, batch, grad_mode="first_order"),
+        mbjax_contestant("mbjax mixed, 6 pairs", model, batches(6, 20, 30, (32, 32, 3), 10), grad_mode="mixed"),
     ]
+    # Reverse over reverse leads XLA's CPU loops off their fast convolution; matrix products it has in any order.
+    reverse = models.build("resnet18", outputs=10, conv="matmul") if jax.default_backend() == "cpu" else model
+    contestants.append(mbjax_contestant("mbjax reverse", reverse, batch, grad_mode="reverse"))
     if peers is not None:
         contestants += [Contestant(*peer) for peer in peers.resnet(batch, **SGD)]
-    title = "ResNet-18 on 32×32 images, support 20, query 30, 2 pairs in the scanned update"
+    title = "ResNet-18 on 32×32 images, support 20, query 30, 2 pairs in the scanned update, 1 a chunk"
     compare(contestants, repetitions=repetitions, pairs=pairs, title=title)
+
+
+def flops() -> None:
+    """Counts the work of a ResNet-18 pair, by XLA's account before it optimises, and of the paper's CIFAR-10 runs."""
+    model = models.build("resnet18", outputs=10, conv="lax")
+    batch, tx = batches(1, 20, 30, (32, 32, 3), 10), optax.sgd(0.01)
+    problem = Problem(
+        model, losses.supervised_loss(model.apply), tx, np.zeros((1, 32, 32, 3), np.float32), np.ones(10), 1
+    )
+    state = jax.eval_shape(problem.init, 0)
+    print(
+        "\nResNet-18 on 32×32 images, one pair of 20 and 30\n\n| | GFLOP a pair | PFLOP for 7,292 updates of 80 pairs |"
+    )
+    print("| --- | --- | --- |")
+    for mode in ("mixed", "first_order"):
+        step: Any = make_meta_step(problem.loss_fn, tx, inner_lr=0.01, grad_mode=mode)
+        work = step.lower(state, *batch).cost_analysis()["flops"]
+        print(f"| {mode} | {work / 1e9:.0f} | {work * 7292 * 80 / 1e15:.0f} |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("mlp", "resnet"))
+    parser.add_argument("--only", choices=("mlp", "resnet", "flops"))
     parser.add_argument("--repetitions", type=int, default=15)
     arguments = parser.parse_args()
     parallel.use_all_cores()
     torch = "PyTorch is missing: pip install torch" if peers is None else f"PyTorch {peers.VERSION}"
     print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}; {torch}")
-    if arguments.only != "resnet":
+    if arguments.only in (None, "mlp"):
         mlp(arguments.repetitions)
-    if arguments.only != "mlp":
+    if arguments.only in (None, "resnet"):
         resnet(max(3, arguments.repetitions // 3))
+    if arguments.only in (None, "flops"):
+        flops()
 
 
 if __name__ == "__main__":

@@ -131,16 +131,26 @@ MIXES: dict[str, Callable[..., tuple[jax.Array, jax.Array]] | None] = {"none": N
 
 
 def transform(
-    batch: Batch, rng: jax.Array, *, augment: str, mix: str, mix_alpha: float | jax.Array, classes: int
+    batch: Batch,
+    rng: jax.Array,
+    *,
+    augment: str,
+    mix: str,
+    mix_alpha: float | jax.Array,
+    sum_groups: bool,
+    classes: int,
 ) -> Batch:
     """A batch, or many, as a method reads them.
 
     Args:
-      batch: `"x"` `[..., n, *shape]` and class numbers `"y"` `[..., n]`; the axes before `n` are of separate batches.
+      batch: `"x"` `[..., n, *shape]`, class numbers `"y"` `[..., n]` and, if there are groups, their numbers `"group"`
+        `[..., n]`; the axes before `n` are of separate batches.
       rng: a random key.
       augment: a name of `AUGMENTATIONS`; all but `"none"` want images, `shape` of three axes.
       mix: a name of `MIXES`. Labels then become shares, `[..., n, classes]`, of two classes `[..., n]`.
       mix_alpha: the mixture's `α`.
+      sum_groups: gives examples the `"weight"` `n / n_g`, `n_g` those of their group in the batch: the weighted mean
+        loss is then the sum of the groups' mean losses.
       classes: how many there are.
     """
     x, y = batch["x"], batch["y"]
@@ -157,10 +167,17 @@ def transform(
         one = lambda rng, x, y: mixed(rng, x, y, alpha=mix_alpha)  # noqa: E731
         flat = [array.reshape(len(rngs), *array.shape[len(lead) :]) for array in (x, y)]
         x, y = (array.reshape(*lead, *array.shape[1:]) for array in jax.vmap(one)(rngs, *flat))
-    return {**batch, "x": x, "y": y}
+    out = {**batch, "x": x, "y": y}
+    if sum_groups:
+        group = batch["group"]
+        same = (group[..., :, None] == group[..., None, :]).astype(x.dtype)
+        out["weight"] = group.shape[-1] / same.sum(-1)
+    return out
 
 
-def before(step: Step, sections: Mapping[str, Mapping[str, Any]], *, classes: int, image: bool) -> Step:
+def before(
+    step: Step, sections: Mapping[str, Mapping[str, Any]], *, classes: int, image: bool, groups: bool = False
+) -> Step:
     """A method's step on batches that are transformed first.
 
     Args:
@@ -168,19 +185,22 @@ def before(step: Step, sections: Mapping[str, Mapping[str, Any]], *, classes: in
       sections: the configuration of each stream that it reads.
       classes: how many there are.
       image: whether the examples are images, `[height, width, channels]`.
+      groups: whether they have groups.
 
     Raises:
-      UserError: an unknown name, or one that is for images where there are none.
+      UserError: an unknown name, or what is for images or groups where there are none.
     """
     options = {}
     for name, section in sections.items():
-        options[name] = {key: section[key] for key in ("augment", "mix", "mix_alpha")}
+        options[name] = {key: section[key] for key in ("augment", "mix", "mix_alpha", "sum_groups")}
         for key, choices in (("augment", AUGMENTATIONS), ("mix", MIXES)):
             value = section[key]
             if value not in choices:
                 raise UserError(f"config.{name}.{key}={value!r}: choose one of {', '.join(choices)}")
             if value not in ("none", "mixup") and not image:
                 raise UserError(f"config.{name}.{key}={value!r} is for images, and these examples are none")
+        if section["sum_groups"] and not groups:
+            raise UserError(f"config.{name}.sum_groups=True: this data has no groups")
 
     def transformed(state: TrainState, batches: Mapping[str, Batch]) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.fold_in(state.rng, _KEYS), state.step)

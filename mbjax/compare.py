@@ -264,6 +264,8 @@ def compare(
     """
     first = task.config("erm")
     loaded = data.load(first.task, seed=seeds[0], **config_lib.validate(first).data)  # mistakes show before the work
+    if loaded.kind != "classification":
+        raise UserError(f"config.task={first.task!r}: comparisons are of classifiers; compare runs with mbjax.report")
     if "validation" not in loaded.splits:
         raise UserError(f"config.data.validation_share={first.data.validation_share}: a comparison needs one above 0")
     runs = plan(task, names, seeds)

@@ -10,17 +10,18 @@ from ml_collections import ConfigDict, config_dict
 
 from mbjax.types import Config, UserError
 
+STREAMS = ("train", "support", "query", "clean", "pretrain")
 CHOICES = {
     "model.head": ("linear", "cosine"),
     "loss.class_weight": ("none", "inverse", "effective"),
     "meta.grad_mode": ("mixed", "reverse", "first_order"),
     "meta.model_state_from": ("both", "support", "query"),
-    "optimizer.schedule": ("constant", "cosine"),
+    "optimizer.schedule": ("constant", "cosine", "step"),
     "eval.protocol": ("clean", "authors"),
+    **{f"{name}.balance": ("class", "group") for name in STREAMS},
     "parallel": ("auto", "shard_map", "pmap", "none"),
     "weight_net.optimizer": ("adam", "sgd"),
 }
-STREAMS = ("train", "support", "query", "clean", "pretrain")
 SAMPLING_STRATEGIES = ("auto", "majority", "minority", "not majority", "not minority", "all")
 
 
@@ -40,6 +41,8 @@ def stream(sampler: str, batch_size: int, **more: Any) -> ConfigDict:
             "sampling_strategy": "auto",
             # The neighbourhood of SMOTE and the nearest-neighbour cleaners; imbalanced-learn's default if None.
             "neighbors": config_dict.placeholder(int),
+            "balance": "class",  # what the sampler balances; or "group", where the data has groups
+            "sum_groups": False,  # whether the loss is the sum of the groups' mean losses, not the mean
             "augment": "none",  # of images: a name of mbjax.augment.AUGMENTATIONS
             "mix": "none",  # a name of mbjax.augment.MIXES: examples and labels of a batch mixed with one another
             "mix_alpha": 1.0,  # the mixing share is drawn from Beta(α, α)
@@ -81,6 +84,7 @@ def base() -> Config:
             "grad_mode": "mixed",
             "pairs_per_chunk": 80,
             "model_state_from": "both",
+            "warmup": 0.0,  # the share of the updates, at first, that train plainly on the support batches
         },
         "weight_net": {  # mw_net's; published for imbalance: sgd, lr 1e-5, weight_decay 5e-4, normalize
             "hidden": 100,
@@ -114,7 +118,9 @@ def base() -> Config:
             "momentum": 0.9,
             "nesterov": True,
             "weight_decay": 5e-4,
-            "schedule": "constant",  # or "cosine"
+            "decay_batch_norm": True,  # whether weight decay acts on BatchNorm's scales and biases
+            "schedule": "constant",  # or "cosine", or "step"
+            "drops": (),  # of "step": shares of the updates after which the learning rate is a tenth of what it was
         },
         # Passes over the train stream (erm) or the query stream (metabalance), as the paper's code counts them...
         "epochs": 100,
@@ -188,6 +194,10 @@ def validate(config: Config) -> Config:
     check("clean.share", "a number above 0 and below 1 is needed", lambda x: 0 < x < 1)
     for key in ("loss.deferred", "m2m.deferred", "m2m.gamma"):
         check(key, "a number from 0 to 1 is needed", lambda x: 0 <= x <= 1)
+    check("meta.warmup", "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
+    check(
+        "optimizer.drops", "shares of the updates, above 0 and below 1, are needed", lambda x: all(0 < d < 1 for d in x)
+    )
     check("m2m.pretrain", "a number above 0 and below 1 is needed", lambda x: 0 < x < 1)
     check("m2m.lambda", "a number of at least 0 is needed", lambda x: math.isfinite(x) and x >= 0)
     check("updates", "at least 1 is needed, or None for config.epochs to decide", lambda x: x is None or x >= 1)

@@ -1,16 +1,61 @@
-"""What a model predicts on a whole split: padded to full batches, the padding cut off again, nothing dropped."""
+"""What a model scores on whole splits: padded to full batches, the padding cut off again, nothing dropped."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbjax import augment
+from mbjax import augment, identification, metrics, sampling
 from mbjax.state import TrainState
-from mbjax.types import PyTree, Split, UserError
+from mbjax.types import Dataset, PyTree, Split, UserError
+
+Predictions = Mapping[str, np.ndarray]
+
+
+class Result(NamedTuple):
+    """Scores, and the arrays that they are of."""
+
+    scores: Mapping[str, Any]
+    predictions: Predictions
+
+
+Evaluate = Callable[[TrainState], Result]
+
+
+def make_evaluators(
+    model: nn.Module, dataset: Dataset, *, batch_size: int, protocol: str = "clean"
+) -> dict[str, Evaluate]:
+    """Makes `evaluate(state) -> Result` of every split that one can score.
+
+    Of classes it gives `mbjax.metrics.scores` and the arrays `probabilities` and `labels`; of people, who are not those
+    of training, `mbjax.identification.scores` of the test split alone, `embeddings`, `labels` and `groups`.
+
+    Args:
+      model: a linen module, `model.apply(variables, x, train=False) -> logits`; one logit means two classes. To
+        identify people it takes `features=True`, too, and then gives embeddings.
+      dataset: the splits.
+      batch_size: examples that the device holds activations for at a time.
+      protocol: `config.eval.protocol`, see `make_predict`.
+    """
+    if dataset.kind == "identification":
+        return {"test": _identify(model, dataset, batch_size=batch_size)}
+    majority_class = int(dataset.class_counts.argmax())
+
+    def make(split: Split) -> Evaluate:
+        predict = make_predict(model, split, batch_size=batch_size, protocol=protocol)
+
+        def evaluate(state: TrainState) -> Result:
+            p = predict(state)
+            scores = metrics.scores(p, split.y, majority_class=majority_class)
+            return Result(scores, {"probabilities": p, "labels": split.y})
+
+        return evaluate
+
+    return {name: make(split) for name, split in dataset.splits.items()}
 
 
 def make_predict(
@@ -18,10 +63,8 @@ def make_predict(
 ) -> Callable[[TrainState], np.ndarray]:
     """Makes `predict(state) -> probabilities`, float64 `[n, classes]`, of every example of a split in its order.
 
-    The examples lie on the device, and one call of a compiled function runs all batches.
-
     Args:
-      model: a linen module, `model.apply(variables, x, train=False) -> logits`; one logit means two classes.
+      model: see `make_evaluators`.
       split: the examples.
       batch_size: examples that the device holds activations for at a time.
       protocol: `"clean"` takes the examples as they are. `"authors"` crops images to 28×28 and flips them at random,
@@ -30,19 +73,13 @@ def make_predict(
     Raises:
       UserError: the authors' protocol for what are no images.
     """
-    if protocol == "authors" and (split.x.ndim != 4 or min(split.x.shape[1:3]) < 28):
+    if protocol == "authors" and (len(split.x.shape) != 4 or min(split.x.shape[1:3]) < 28):
         raise UserError(f"config.eval.protocol={protocol!r} is for images of 28×28 pixels or more")
-    count = len(split)
-    batch_size = min(batch_size, count)
-    padding = -count % batch_size
-    x = np.concatenate([split.x, np.repeat(split.x[:1], padding, axis=0)])
-    batches = jnp.asarray(x.reshape(-1, batch_size, *x.shape[1:]))
-
-    logits = _make_logits(model, "crop28_flip" if protocol == "authors" else "none")
+    run = _make_run(model, "crop28_flip" if protocol == "authors" else "none", features=False)
+    batches = _Batches(split, batch_size)
 
     def predict(state: TrainState) -> np.ndarray:
-        z = logits({"params": state.params, **state.model_state}, batches)
-        z = np.asarray(z, np.float64).reshape(count + padding, -1)[:count]
+        z = batches.map(lambda number, x: run(_variables(state), number, x)).astype(np.float64)
         if z.shape[1] == 1:
             z = np.concatenate([np.zeros_like(z), z], axis=1)
         z -= z.max(1, keepdims=True)
@@ -52,17 +89,53 @@ def make_predict(
     return predict
 
 
+def _identify(model: nn.Module, dataset: Dataset, *, batch_size: int) -> Evaluate:
+    run, batches, split = _make_run(model, "none", features=True), _Batches(dataset.test, batch_size), dataset.test
+    groups = np.zeros(len(split), np.int32) if split.group is None else split.group
+
+    def evaluate(state: TrainState) -> Result:
+        embeddings = batches.map(lambda number, x: run(_variables(state), number, x))
+        scores = identification.scores(embeddings, split.y, groups, dataset.groups)
+        return Result(scores, {"embeddings": embeddings, "labels": split.y, "groups": groups})
+
+    return evaluate
+
+
+class _Batches:
+    """The batches of a split, on the device if its examples are in memory, else read ahead from the host."""
+
+    def __init__(self, split: Split, batch_size: int):
+        self._split, self._count = split, len(split)
+        self._size = min(batch_size, self._count)
+        rows = np.arange(self._count + -self._count % self._size) % self._count
+        self._rows = rows.reshape(-1, self._size)
+        self._x = jnp.asarray(split.x) if isinstance(split.x, np.ndarray) else None
+
+    def map(self, function: Callable[[int, Any], jax.Array]) -> np.ndarray:
+        """`function(number of the batch, its examples)` of all, `[n, ...]`."""
+        if self._x is not None:
+            batches = (self._x[rows] for rows in self._rows)
+        else:
+            batches = sampling.prefetch(self._split.x[rows] for rows in self._rows)
+        out = [function(number, x) for number, x in enumerate(batches)]  # calls return before the device is done
+        return np.concatenate([np.asarray(part) for part in out])[: self._count]
+
+
+def _variables(state: TrainState) -> PyTree:
+    return {"params": state.params, **state.model_state}
+
+
 @functools.lru_cache(maxsize=32)
-def _make_logits(model: nn.Module, augmentation: str) -> Callable[[PyTree, jax.Array], jax.Array]:
+def _make_run(model: nn.Module, augmentation: str, *, features: bool) -> Callable[[PyTree, int, jax.Array], jax.Array]:
     """One compiled function a model, whichever split or run it is for."""
 
     @jax.jit
-    def logits(variables: PyTree, batches: jax.Array) -> jax.Array:
-        def one(number_and_batch):
-            number, x = number_and_batch
-            x = augment.AUGMENTATIONS[augmentation](jax.random.fold_in(jax.random.key(0), number), x)
-            return model.apply(variables, augment.to_float(x), train=False)
+    def run(variables: PyTree, number: int, x: jax.Array) -> jax.Array:
+        x = augment.AUGMENTATIONS[augmentation](jax.random.fold_in(jax.random.key(0), number), x)
+        x = augment.to_float(x)
+        if not features:
+            return model.apply(variables, x, train=False)
+            embeddings = [model.apply(variables, image, train=False, features=True) for image in (x, x[:, :, ::-1])]
+        return identification.normalize(embeddings[0] + embeddings[1])  # flip-summed, as the authors' code
 
-        return jax.lax.map(one, (jnp.arange(len(batches)), batches))
-
-    return logits
+    return run

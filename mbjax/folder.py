@@ -54,10 +54,12 @@ class Folder:
         with self.metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def finish(self, result: Mapping[str, Any], *, probabilities: np.ndarray, labels: np.ndarray) -> None:
+    def finish(self, result: Mapping[str, Any], predictions: Mapping[str, np.ndarray]) -> None:
         """Writes `predictions.npz` (of the test split), then `result.json`, which says that the run is finished."""
         part = self.path / "predictions.part.npz"
-        np.savez_compressed(part, probabilities=probabilities.astype(np.float32), labels=labels)
+        np.savez_compressed(
+            part, **{k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in predictions.items()}
+        )
         os.replace(part, self.path / "predictions.npz")
         write_atomically(self.result, json.dumps(result, indent=2) + "\n")
 

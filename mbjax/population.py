@@ -196,7 +196,10 @@ def _examples(experiment: train.Experiment) -> dict[str, dict[str, np.ndarray]]:
         rest = 2 ** (len(array) - 1).bit_length() - len(array)
         return np.pad(array, [(0, rest)] + [(0, 0)] * (array.ndim - 1))
 
-    return {name: {"x": padded(stream.x), "y": padded(stream.y)} for name, stream in experiment.streams.items()}
+    return {
+        name: {key: padded(array) for key, array in {"x": stream.x, **stream.labels}.items()}
+        for name, stream in experiment.streams.items()
+    }
 
 
 def _stack(trees: list[Any]) -> Any:

@@ -31,7 +31,7 @@ from mbjax.state import TrainState
 from mbjax.types import Config, Dataset, Split, UserError
 
 log = logging.getLogger("mbjax")
-_SAMPLING = ("sampler", "sampling_strategy", "neighbors")  # of a stream's section, what decides its order
+_SAMPLING = ("sampler", "sampling_strategy", "neighbors", "balance")  # of a stream's section, what decides its order
 Examples = dict[str, jax.Array]
 Advance = Callable[
     [TrainState, Mapping[str, Examples], Mapping[str, np.ndarray], int], tuple[TrainState, dict[str, jax.Array]]
@@ -64,7 +64,7 @@ class Experiment:
 
 def make_method(
     name: str, *, model: nn.Module, example: np.ndarray, sections: Mapping[str, Any], class_counts: Any, updates: int,
-    parallel: parallel_lib.Parallel = "none",
+    groups: bool = False, parallel: parallel_lib.Parallel = "none",
 ) -> methods.Method:  # fmt: skip
     """Builds a method with its loss and optimiser.
 
@@ -76,6 +76,7 @@ def make_method(
         so may `class_counts`: a population of runs shares one compiled program (`mbjax.population`).
       class_counts: training examples of each class, `[classes]`.
       updates: of the whole run.
+      groups: whether the examples have groups.
       parallel: `config.parallel`; one device if not given.
     """
     loss = losses.build(**sections["loss"], class_counts=class_counts)
@@ -85,7 +86,7 @@ def make_method(
     problem = methods.Problem(model, loss_fn, tx, zeros, class_counts, updates, parallel)
     method = methods.build(name, problem, sections)
     streams = {stream: sections[stream] for stream in method.streams}
-    step = augment.before(method.step, streams, classes=len(class_counts), image=example.ndim == 4)
+    step = augment.before(method.step, streams, classes=len(class_counts), image=example.ndim == 4, groups=groups)
     return dataclasses.replace(method, step=step)
 
 
@@ -96,13 +97,14 @@ def build(config: Config) -> Experiment:
         key: value.to_dict() for key, value in config.items() if isinstance(value, ml_collections.FrozenConfigDict)
     }
     model = models.build(**sections["model"], outputs=1 if len(dataset.classes) == 2 else len(dataset.classes))
-    method = functools.partial(make_method, config.method, model=model, example=dataset.train.x[:1])
+    example = np.zeros((1, *dataset.train.x.shape[1:]), dataset.train.x.dtype)
+    method = functools.partial(make_method, config.method, model=model, example=example, groups=bool(dataset.groups))
     # What a method reads decides its class counts and, it may be, the number of its updates.
     shapes = method(sections=sections, class_counts=dataset.class_counts, updates=1)
     parts = cut(dataset, shapes.streams, sections["clean"]["share"], seed=config.seed)
     class_counts = np.bincount(parts[shapes.epoch_stream].y, minlength=len(dataset.classes))
     cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
-    options = {"seed": config.seed, "classes": dataset.classes, "cache_dir": cache_dir}
+    options = {"seed": config.seed, "classes": dataset.classes, "groups": dataset.groups, "cache_dir": cache_dir}
     read = {name: {key: sections[name][key] for key in _SAMPLING} for name in shapes.streams}
     streams = {name: sampling.make_stream(parts[name], name=name, **read[name], **options) for name in read}
     updates = config.updates
@@ -126,7 +128,10 @@ def cut(dataset: Dataset, streams: Iterable[str], clean_share: float, *, seed: i
     if "clean" not in streams:
         return dict.fromkeys(streams, train)
     rows = splits.balanced_part(train.y, clean_share, seed=seed, classes=dataset.classes)
-    rest, clean = (Split(train.x[r], train.y[r]) for r in rows)
+    if not isinstance(train.x, np.ndarray):
+        raise UserError("the clean part of l2rw and mw_net is cut from data in memory, and this data is read by index")
+    groups = (None, None) if train.group is None else (train.group[rows[0]], train.group[rows[1]])
+    rest, clean = (Split(train.x[r], train.y[r], group) for r, group in zip(rows, groups, strict=True))
     return {name: clean if name == "clean" else rest for name in streams}
 
 
@@ -143,8 +148,7 @@ def make_advance(method: methods.Method, updates_per_call: int) -> Advance:
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state, examples, indices, count):
         def update(k, state):
-            batches = {name: _take(examples[name], rows[k]) for name, rows in indices.items()}
-            return method.step(state, batches)
+            return method.step(state, {name: _batch(examples.get(name), rows, k) for name, rows in indices.items()})
 
         def body(k, carry):
             state, rows = carry
@@ -158,25 +162,39 @@ def make_advance(method: methods.Method, updates_per_call: int) -> Advance:
     return advance
 
 
-def _take(examples: Examples, rows: jax.Array) -> Examples:
-    return {name: array[rows] for name, array in examples.items()}
+def _batch(examples: Examples | None, rows: Any, k: jax.Array) -> Examples:
+    """What update `k` of a call reads: rows of what lies on the device, or what came from the host with the call."""
+    if examples is None:
+        return jax.tree.map(lambda batches: batches[k], rows)
+    return {name: array[rows[k]] for name, array in examples.items()}
 
 
 def feed(
     experiment: Experiment, start: int, boundaries: list[int], updates_per_call: int
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Yields `(count, {stream: indices})` of each call; no call goes past a boundary."""
+    """Yields `(count, {stream: indices})` of each call; no call goes past a boundary.
+
+    Of a stream whose examples stay on the host, the examples themselves, on the device, in place of their indices.
+    """
     step = start
     for boundary in boundaries:
         while step < boundary:
             count = min(updates_per_call, boundary - step)
-            indices = {}
+            fed = {}
             for name, shape in experiment.method.streams.items():
+                stream = experiment.streams[name]
                 rows = np.zeros((updates_per_call, *shape), np.int32)
-                rows[:count] = experiment.streams[name].indices(step, count, shape)
-                indices[name] = rows
-            yield count, indices
+                rows[:count] = stream.indices(step, count, shape)
+                fed[name] = rows if isinstance(stream.x, np.ndarray) else _read(stream, rows, count, experiment.method)
+            yield count, fed
             step += count
+
+
+def _read(stream: sampling.Stream, rows: np.ndarray, count: int, method: methods.Method) -> Examples:
+    x = np.zeros((*rows.shape, *stream.x.shape[1:]), stream.x.dtype)
+    x[:count] = stream.x[rows[:count]]
+    read = {"x": x, **{name: labels[rows] for name, labels in stream.labels.items()}}
+    return parallel_lib.replicate(jax.tree.map(jnp.asarray, read), method.devices)
 
 
 @contextlib.contextmanager
@@ -209,8 +227,13 @@ def boundaries(updates: int, every: float, start: int) -> list[int]:
 
 def digest(dataset: Dataset) -> str:
     """A digest of the training examples."""
-    sha = hashlib.sha256()
-    for array in (dataset.train.x, dataset.train.y):
+    sha, x = hashlib.sha256(), dataset.train.x
+    arrays = [dataset.train.y]
+    if isinstance(x, np.ndarray):
+        arrays.insert(0, x)
+    else:
+        sha.update(x.digest.encode())
+    for array in arrays:
         sha.update(f"{array.dtype}{array.shape}".encode())
         sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()
@@ -238,12 +261,9 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
         log.info("data: %s", note)
     if devices := experiment.method.devices:
         log.info("devices: the pairs of an update are spread over %d %s devices", len(devices), devices[0].platform)
-    predictors = {
-        name: evaluate.make_predict(
-            experiment.model, split, batch_size=valid.eval.batch_size, protocol=valid.eval.protocol
-        )
-        for name, split in dataset.splits.items()
-    }
+    evaluators = evaluate.make_evaluators(
+        experiment.model, dataset, batch_size=valid.eval.batch_size, protocol=valid.eval.protocol
+    )
     checkpoints = checkpoint.Checkpoints(folder.checkpoints, keep=valid.keep_checkpoints, data=digest(dataset))
     with contextlib.closing(checkpoints):
         state = checkpoints.restore(experiment.method.init(valid.seed))
@@ -251,8 +271,7 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
             log.info("resuming at update %d of %d", start, experiment.updates)
         folder.rewind(start)
         started = time.monotonic()
-        row, probabilities = _loop(experiment, state, predictors, checkpoints, folder, valid)
-    adjusted = metrics.adjust_priors(probabilities, dataset.class_counts / dataset.class_counts.sum())
+        row, predictions = _loop(experiment, state, evaluators, checkpoints, folder, valid)
     result = {
         "task": valid.task,
         "method": valid.method,
@@ -260,47 +279,44 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
         "updates": experiment.updates,
         "seconds": round(time.monotonic() - started, 2),
         "resumed_at": start,
-        "data": {
-            "source": dataset.source,
-            "notes": list(dataset.notes),
-            "classes": list(dataset.classes),
-            "class_counts": {
-                name: np.bincount(s.y, minlength=len(dataset.classes)).tolist() for name, s in dataset.splits.items()
-            },
-        },
+        "data": data.describe(dataset),
         "device": jax.devices()[0].device_kind,
         "protocol": valid.eval.protocol,
-        **{name: row[name] for name in predictors},
-        "priors_test": _scores(dataset, "test", adjusted),
+        **{name: row[name] for name in evaluators},
     }
+    if dataset.kind == "classification":
+        adjusted = metrics.adjust_priors(
+            predictions["probabilities"], dataset.class_counts / dataset.class_counts.sum()
+        )
+        majority_class = int(dataset.class_counts.argmax())
+        result["priors_test"] = metrics.scores(adjusted, dataset.test.y, majority_class=majority_class)
     report.plot_run(folder.path, result)
-    folder.finish(result, probabilities=probabilities, labels=dataset.test.y)
+    folder.finish(result, predictions)
     return result
 
 
 def _loop(
     experiment: Experiment,
     state: TrainState,
-    predictors: Mapping[str, Callable[[TrainState], np.ndarray]],
+    evaluators: Mapping[str, evaluate.Evaluate],
     checkpoints: checkpoint.Checkpoints,
     folder: Folder,
     config: Config,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Runs the updates that are left. Returns the last row of `metrics.jsonl`, and the test split's probabilities."""
-    dataset = experiment.dataset
+) -> tuple[dict[str, Any], evaluate.Predictions]:
+    """Runs the updates that are left. Returns the last row of `metrics.jsonl`, and the test split's predictions."""
     step = int(state.step)
     stops = boundaries(experiment.updates, config.eval.every, step)
     examples = on_device(experiment.streams, experiment.method.devices)
     advance = make_advance(experiment.method, config.updates_per_call)
     blocks = sampling.prefetch(feed(experiment, step, stops, config.updates_per_call))
-    row, probabilities = {}, {}
+    row, predictions = {}, {}
     logs: list[dict[str, np.ndarray]] = []
     progress = tqdm.tqdm(
         total=experiment.updates, initial=step, unit="update", disable=not sys.stderr.isatty(), dynamic_ncols=True
     )
     with contextlib.closing(blocks), progress, stop_signals() as signals:
         if not stops or step >= experiment.updates:
-            row, probabilities = _evaluate(state, step, {}, predictors, dataset)
+            row, predictions = _evaluate(state, step, {}, evaluators)
         for count, indices in blocks:
             state, metrics = advance(state, examples, indices, count)
             logs.append({name: np.asarray(values)[:count] for name, values in metrics.items()})
@@ -308,7 +324,7 @@ def _loop(
             step += count
             progress.update(count)
             if step in stops:
-                row, probabilities = _evaluate(state, step, _means(logs), predictors, dataset)
+                row, predictions = _evaluate(state, step, _means(logs), evaluators)
                 folder.log(row)
                 checkpoints.save(state)
                 logs.clear()
@@ -316,14 +332,26 @@ def _loop(
             if signals:
                 checkpoints.save(state)
                 raise Interrupted(signals[0], step)
-    return row, probabilities["test"]
+    return row, predictions
 
 
 def on_device(streams: Mapping[str, sampling.Stream], devices: parallel_lib.Devices = ()) -> dict[str, Examples]:
-    """Puts each stream's examples on the device, or on every one of `devices`; arrays that streams share only once."""
-    arrays = {id(array): array for stream in streams.values() for array in (stream.x, stream.y)}
-    placed = {key: parallel_lib.replicate(jnp.asarray(array), devices) for key, array in arrays.items()}
-    return {name: {"x": placed[id(stream.x)], "y": placed[id(stream.y)]} for name, stream in streams.items()}
+    """Puts each stream's examples on the device, or on every one of `devices`; arrays that streams share only once.
+
+    Streams whose examples stay on the host are left out.
+    """
+    placed: dict[int, jax.Array] = {}
+
+    def place(array: np.ndarray) -> jax.Array:
+        if id(array) not in placed:
+            placed[id(array)] = parallel_lib.replicate(jnp.asarray(array), devices)
+        return placed[id(array)]
+
+    return {
+        name: {"x": place(stream.x), **{key: place(labels) for key, labels in stream.labels.items()}}
+        for name, stream in streams.items()
+        if isinstance(stream.x, np.ndarray)
+    }
 
 
 def _check_finite(loss: np.ndarray, step: int) -> None:
@@ -340,26 +368,18 @@ def _means(logs: list[dict[str, np.ndarray]]) -> dict[str, float]:
 
 
 def _evaluate(
-    state: TrainState,
-    step: int,
-    train: dict[str, float],
-    predictors: Mapping[str, Callable[[TrainState], np.ndarray]],
-    dataset: Dataset,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A row of `metrics.jsonl`, and the probabilities that its scores are of."""
+    state: TrainState, step: int, train: dict[str, float], evaluators: Mapping[str, evaluate.Evaluate]
+) -> tuple[dict[str, Any], evaluate.Predictions]:
+    """A row of `metrics.jsonl`, and the predictions on the test split that its scores are of."""
     state = parallel_lib.one_copy(state)
-    probabilities = {name: predict(state) for name, predict in predictors.items()}
-    scores = {name: _scores(dataset, name, p) for name, p in probabilities.items()}
-    return {"step": step, "updates": train, **scores}, probabilities
-
-
-def _scores(dataset: Dataset, split: str, probabilities: np.ndarray) -> metrics.Scores:
-    majority_class = int(dataset.class_counts.argmax())
-    return metrics.scores(probabilities, dataset.splits[split].y, majority_class=majority_class)
+    results = {name: evaluator(state) for name, evaluator in evaluators.items()}
+    return {"step": step, "updates": train, **{name: r.scores for name, r in results.items()}}, results[
+        "test"
+    ].predictions
 
 
 def _show(row: Mapping[str, Any], updates: int, progress: tqdm.tqdm) -> None:
-    name = "roc_auc" if "roc_auc" in row["test"] else "balanced_accuracy"
+    name = next(name for name in ("roc_auc", "rank1_accuracy", "balanced_accuracy") if name in row["test"])
     loss, score = row["updates"]["loss"], row["test"][name]
     progress.set_postfix_str(f"loss {loss:.4f}, test {name} {score:.4f}")
     if progress.disable:

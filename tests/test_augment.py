@@ -1,4 +1,4 @@
-"""Crops, flips, mixup and CutMix: what they do to pixels and labels, and that each image, batch and step has its own."""
+"""Crops, flips, mixup and CutMix: what they do to pixels and labels; each image, batch and step has its own numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ def batch(lead=(3, 2), n=4, dtype=np.uint8):
 
 def test_batches_of_many_pairs_are_each_mixed_within_themselves():
     one = batch()
-    out = augment.transform(one, KEYS[0], augment="none", mix="mixup", mix_alpha=1.0, classes=5)
+    out = augment.transform(one, KEYS[0], augment="none", mix="mixup", mix_alpha=1.0, sum_groups=False, classes=5)
     assert out["y"].shape == (3, 2, 4, 5)
     x, y = np.asarray(augment.to_float(one["x"])), np.eye(5)[np.asarray(one["y"])]
     found = set()
@@ -120,21 +120,29 @@ def test_batches_of_many_pairs_are_each_mixed_within_themselves():
 
 def test_two_classes_have_one_number_a_label():
     binary = {"x": jnp.ones((4, 3)), "y": jnp.asarray([0, 1, 1, 0])}
-    out = augment.transform(binary, KEYS[0], augment="none", mix="mixup", mix_alpha=1.0, classes=2)
+    out = augment.transform(binary, KEYS[0], augment="none", mix="mixup", mix_alpha=1.0, sum_groups=False, classes=2)
     assert out["y"].shape == (4,)
     assert float(out["y"].sum()) == pytest.approx(2)
 
 
 def test_nothing_asked_for_leaves_floats_and_labels_alone():
     floats = batch(dtype=np.float32)
-    out = augment.transform(floats, KEYS[0], augment="none", mix="none", mix_alpha=1.0, classes=5)
+    out = augment.transform(floats, KEYS[0], augment="none", mix="none", mix_alpha=1.0, sum_groups=False, classes=5)
     assert out["x"] is floats["x"]
     assert out["y"] is floats["y"]
 
 
+def test_weights_make_a_mean_the_sum_of_the_groups_means():
+    group = jnp.asarray([[0, 0, 0, 1], [1, 0, 1, 0]])
+    one = {"x": jnp.ones((2, 4, 3)), "y": jnp.zeros((2, 4), jnp.int32), "group": group}
+    out = augment.transform(one, KEYS[0], augment="none", mix="none", mix_alpha=1.0, sum_groups=True, classes=5)
+    losses = np.array([[1.0, 2.0, 6.0, 10.0], [1.0, 2.0, 3.0, 4.0]])
+    np.testing.assert_allclose((np.asarray(out["weight"]) * losses).mean(1), [3 + 10, 2 + 3], rtol=1e-6)
+
+
 def test_streams_and_steps_have_their_own_random_numbers():
     seen = []
-    section = {"augment": "crop_flip", "mix": "none", "mix_alpha": 1.0}
+    section = {"augment": "crop_flip", "mix": "none", "mix_alpha": 1.0, "sum_groups": False}
     step = augment.before(
         lambda state, batches: seen.append(batches), {"support": section, "query": section}, classes=5, image=True
     )  # fmt: skip
@@ -180,7 +188,7 @@ def test_crops_are_refused_for_tables(tmp_path):
     config.task = "tabular"
     config.data.update(path=str(tmp_path / "t.csv"), target="y")
     config.query.augment = "crop_flip"
-    with pytest.raises(UserError, match="config.query.augment='crop_flip' is for images"):
+    with pytest.raises(UserError, match=r"config.query.augment='crop_flip' is for images"):
         train.build(config_lib.validate(config))
 
 

@@ -67,7 +67,7 @@ def test_every_convolution_equals_one_by_hand(x64, strict_dtypes, size, stride):
     x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
     kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 5))
     expected = convolution_by_hand(np.asarray(x), np.asarray(kernel), stride)
-    for implementation in ("explicit", "matmul", "lax", "auto"):
+    for implementation in ("explicit", "winograd", "matmul", "lax", "auto"):
         np.testing.assert_allclose(convolve(x, kernel, stride, implementation), expected, rtol=1e-10)
 
 
@@ -85,7 +85,7 @@ def test_every_convolution_has_the_same_gradients_and_hessian_products(x64, heig
         return gradient(x, kernel), jax.jvp(gradient, (x, kernel), (jnp.cos(x), jnp.sin(kernel)))[1]
 
     expected = derivatives("matmul")
-    for implementation in ("explicit", "lax"):
+    for implementation in ("explicit", "winograd", "lax"):
         for a, b in zip(jax.tree.leaves(derivatives(implementation)), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 

@@ -1,5 +1,6 @@
 """Whole runs: scores, folders, resuming to the bit, and what the user reads when something is wrong."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,13 +12,14 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
 from mbjax import checkpoint, losses, methods, report, train
 from mbjax import config as config_lib
-from mbjax.types import UserError
+from mbjax.types import Split, UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 REAL = os.environ.get("MBJAX_DATA_DIR", "")
@@ -350,3 +352,80 @@ def test_the_loan_task_on_real_data(method, updates, tmp_path):
     assert result["updates"] == updates
     assert result["data"]["class_counts"] == {"train": [6436, 1226], "test": [1609, 307]}
     assert 0.62 < result["test"]["roc_auc"] < 0.72
+
+
+class OnHost:
+    """Examples that are read by index; remembers how many were."""
+
+    digest = "digits"
+
+    def __init__(self, array: np.ndarray):
+        self._array, self.shape, self.dtype, self.read = array, array.shape, array.dtype, 0
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        self.read += np.size(rows)
+        return self._array[rows]
+
+
+def test_examples_that_stay_on_the_host_train_to_the_same_bits(tmp_path, monkeypatch):
+    config = small_config()
+    train.train_and_evaluate(config, tmp_path / "device")
+    host = []
+    original = train.data.load
+    monkeypatch.setattr(train.data, "load", lambda *a, **o: load_with(original, host, *a, **o))
+    result = train.train_and_evaluate(config, tmp_path / "host")
+    # 30 updates of 6 pairs of 24 and 16, less what three evaluations read.
+    assert host[0].read == 30 * 6 * (24 + 16) + 3 * len(host[0])
+    on_device = json.loads((tmp_path / "device/result.json").read_text())
+    assert result["test"] == on_device["test"]
+    assert_same_bits(*(dict(np.load(tmp_path / folder / "predictions.npz")) for folder in ("device", "host")))
+
+
+def load_with(original, host, *args, **options):
+    """The data set with its examples on the host."""
+    dataset = original(*args, **options)
+    splits = {}
+    for name, split in dataset.splits.items():
+        host.append(OnHost(split.x))
+        splits[name] = Split(host[-1], split.y)
+    return dataclasses.replace(dataset, splits=splits)
+
+
+def test_the_learning_rate_drops_to_a_tenth_and_batch_norm_does_not_decay():
+    tx = methods.make_optimizer(
+        lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.1, decay_batch_norm=False, schedule="step",
+        drops=(0.5, 0.75), updates=8,
+    )  # fmt: skip
+    params = {"Dense_0": {"kernel": jnp.ones(2)}, "BatchNorm_0": {"scale": jnp.ones(2), "bias": jnp.ones(2)}}
+    state, moved = tx.init(params), []
+    gradients = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(8):
+        changes, state = tx.update(gradients, state, params)
+        moved.append([float(-leaf[0]) for leaf in jax.tree.leaves(changes)])
+    np.testing.assert_allclose(np.array(moved)[:, 2], [0.1] * 4 + [0.01] * 2 + [0.001] * 2, rtol=1e-5)
+    assert (np.array(moved)[:, :2] == 0).all()
+
+
+def test_warm_up_trains_plainly_on_the_support_batches():
+    config = small_config(**{"meta.warmup": 0.5, "optimizer.momentum": 0.0, "model.dropout": ()})
+    experiment = train.build(config_lib.validate(config))
+    state = experiment.method.init(0)
+    examples = train.on_device(experiment.streams, experiment.method.devices)
+    batches = {
+        name: {k: v[experiment.streams[name].indices(0, 1, shape)[0]] for k, v in examples[name].items()}
+        for name, shape in experiment.method.streams.items()
+    }
+    loss_fn = losses.supervised_loss(experiment.model.apply)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches["support"])
+    gradient = jax.grad(lambda p: loss_fn(p, {}, flat, jax.random.key(0))[0])(state.params)
+    decay = config.optimizer.weight_decay
+    expected = jax.tree.map(lambda p, g: np.asarray(p - config.optimizer.lr * (g + decay * p)), state.params, gradient)
+    late = experiment.method.init(0).replace(step=jnp.int32(15))  # half of the 30 updates
+    plain, _ = experiment.method.step(state, batches)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), plain.params, expected)
+    meta, _ = experiment.method.step(late, batches)
+    difference = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - b).max()), meta.params, expected)
+    assert max(jax.tree.leaves(difference)) > 1e-3

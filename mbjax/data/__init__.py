@@ -65,3 +65,14 @@ def _check(dataset: Dataset) -> None:
             )
         if np.issubdtype(split.x.dtype, np.floating) and not np.isfinite(split.x).all():
             raise UserError(f"{dataset.source}: the {part} features are not all finite; are there values beyond 1e38?")
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What a result says of its data: source, notes, and training and test examples of each class, or of each group."""
+    names, key = (dataset.classes, "class") if dataset.kind == "classification" else (dataset.groups, "group")
+    numbers = {part: s.y if key == "class" else s.group for part, s in dataset.splits.items()}
+    counts = {part: np.bincount(n, minlength=len(names)).tolist() for part, n in numbers.items() if n is not None}
+    plural = "classes" if key == "class" else "groups"
+    return {
+        "source": dataset.source, "notes": list(dataset.notes), plural: list(names), f"{key}_counts": counts
+    }  # fmt: skip

@@ -1,17 +1,18 @@
 """What a method is, and what all of them are built from."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from mbjax.parallel import Devices, Parallel
 from mbjax.state import TrainState
-from mbjax.types import Batch, LossFn, Metrics
+from mbjax.types import Batch, LossFn, Metrics, Params
 
 State = TypeVar("State", bound=TrainState)
 
@@ -55,23 +56,36 @@ class Problem:
         return state, {"loss": loss, **metrics}
 
 
-def learning_rate(*, lr: float | jax.Array, schedule: str, updates: int) -> optax.ScalarOrSchedule:
+def learning_rate(
+    *, lr: float | jax.Array, schedule: str, updates: int, drops: Sequence[float] = ()
+) -> optax.ScalarOrSchedule:
     """The optimiser's learning rate: a number, or a function of the updates done so far.
 
     Args:
       lr: the first one; may be traced.
-      schedule: `"constant"` or `"cosine"`, which falls to 0.
+      schedule: `"constant"`; `"cosine"`, which falls to 0; or `"step"`, a tenth of what it was after each of `drops`.
       updates: of the whole run.
+      drops: shares of the updates.
     """
-    return optax.cosine_decay_schedule(lr, updates) if schedule == "cosine" else lr
+    if schedule == "cosine":
+        return optax.cosine_decay_schedule(lr, updates)
+    if schedule == "step":
+        return lambda step: lr * 0.1 ** sum(jnp.where(step >= drop * updates, 1.0, 0.0) for drop in drops)
+    return lr
 
 
 def make_optimizer(
-    *, lr: float, momentum: float, nesterov: bool, weight_decay: float, schedule: str, updates: int
-) -> optax.GradientTransformation:
+    *, lr: float, momentum: float, nesterov: bool, weight_decay: float, decay_batch_norm: bool, schedule: str,
+    drops: Sequence[float], updates: int,
+) -> optax.GradientTransformation:  # fmt: skip
     """SGD with momentum, and weight decay added to the gradient as PyTorch's SGD does."""
-    rate = learning_rate(lr=lr, schedule=schedule, updates=updates)
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=momentum, nesterov=nesterov))
+    rate = learning_rate(lr=lr, schedule=schedule, updates=updates, drops=drops)
+    decay = optax.add_decayed_weights(weight_decay, mask=None if decay_batch_norm else _outside_batch_norm)
+    return optax.chain(decay, optax.sgd(rate, momentum=momentum, nesterov=nesterov))
+
+
+def _outside_batch_norm(params: Params) -> Params:
+    return jax.tree_util.tree_map_with_path(lambda path, _: "BatchNorm" not in jax.tree_util.keystr(path), params)
 
 
 @dataclasses.dataclass(frozen=True)

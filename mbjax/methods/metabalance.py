@@ -1,22 +1,47 @@
 """MetaBalance (section 3 of the paper): adapt to a support batch, minimise the loss on a query batch."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import jax
 
 from mbjax import parallel
 from mbjax.meta import make_meta_step
 from mbjax.methods.base import Method, Problem
+from mbjax.state import TrainState
+from mbjax.types import Batch, Metrics
 
 
 def build(problem: Problem, *, support: dict[str, Any], query: dict[str, Any], meta: dict[str, Any]) -> Method:
-    """MetaBalance with the settings of `config.support`, `config.query` and `config.meta`."""
-    pairs = meta.pop("steps")
+    """MetaBalance with the settings of `config.support`, `config.query` and `config.meta`.
+
+    In the first `config.meta.warmup` of the updates it trains plainly, on the support batches alone.
+    """
+    pairs, warmup = meta.pop("steps"), meta.pop("warmup")
     devices = parallel.choose_devices(problem.parallel, pairs=pairs, init=problem.init)
-    meta_step = make_meta_step(problem.loss_fn, problem.tx, axis_name=parallel.AXIS if devices else None, **meta)
-    if devices:
-        meta_step = parallel.spread(meta_step, devices, wrapper="pmap" if problem.parallel == "pmap" else "shard_map")
+    axis_name = parallel.AXIS if devices else None
+
+    def make(**options: Any) -> Callable[..., tuple[TrainState, Metrics]]:
+        meta_step = make_meta_step(problem.loss_fn, problem.tx, axis_name=axis_name, **options)
+        wrapper = "pmap" if problem.parallel == "pmap" else "shard_map"
+        return parallel.spread(meta_step, devices, wrapper=wrapper) if devices else meta_step
+
+    meta_step = make(**meta)
+    # At γ = 0 an update minimises the query loss at θ.
+    plain_step = make(inner_lr=0.0, model_state_from="query", pairs_per_chunk=meta["pairs_per_chunk"])
+
+    def step(state: TrainState, batches: Mapping[str, Batch]) -> tuple[TrainState, Metrics]:
+        both = batches["support"], batches["query"]
+        if not warmup:
+            return meta_step(state, *both)
+        return jax.lax.cond(
+            state.step < warmup * problem.updates,
+            lambda state, support, _: plain_step(state, support, support), meta_step, state, *both,
+        )  # fmt: skip
+
     return Method(
         init=lambda seed: parallel.replicate(problem.init(seed), devices),
-        step=lambda state, batches: meta_step(state, batches["support"], batches["query"]),
+        step=step,
         streams={"support": (pairs, support["batch_size"]), "query": (pairs, query["batch_size"])},
         epoch_stream="query",
         devices=devices,

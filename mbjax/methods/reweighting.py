@@ -187,7 +187,9 @@ def build_mw_net(
     """
     net = WeightNet(weight_net["hidden"])
     weight_tx = make_weight_optimizer(**{k: weight_net[k] for k in ("optimizer", "lr", "momentum", "weight_decay")})
-    rate = learning_rate(lr=optimizer["lr"], schedule=optimizer["schedule"], updates=problem.updates)
+    rate = learning_rate(
+        lr=optimizer["lr"], schedule=optimizer["schedule"], updates=problem.updates, drops=optimizer.get("drops", ())
+    )
 
     def init(seed: int) -> MWNetState:
         state = problem.init(seed)

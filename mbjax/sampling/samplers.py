@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from mbjax import config
 from mbjax.sampling import stream
 from mbjax.sampling.resample import RESAMPLERS, resample
@@ -28,7 +30,9 @@ def make_stream(
     seed: int,
     sampling_strategy: str | float | dict = "auto",
     neighbors: int | None = None,
+    balance: str = "class",
     classes: tuple[str, ...],
+    groups: tuple[str, ...] = (),
     cache_dir: Path | None,
 ) -> Stream:
     """The stream of examples that a sampler makes of a split.
@@ -42,7 +46,9 @@ def make_stream(
         `{class name or number: count}`. `"natural"` has no use for it.
       neighbors: `k_neighbors` of the SMOTE family, `n_neighbors` of ADASYN, NearMiss, AllKNN and
         EditedNearestNeighbours; imbalanced-learn's default if None. Other samplers have no use for it.
+      balance: what is balanced, `"class"` or `"group"`; the strategy is then of groups. Resamplers take classes.
       classes: the class names in the order of the class numbers.
+      groups: the group names, likewise.
       cache_dir: where resampled data is kept from run to run; None for nowhere.
 
     Raises:
@@ -50,22 +56,31 @@ def make_stream(
     """
     if sampler not in SAMPLERS:
         raise UserError(f"config.{name}.sampler={sampler!r}: choose one of {', '.join(SAMPLERS)}")
-    strategy = _strategy(sampling_strategy, classes, f"config.{name}.sampling_strategy={sampling_strategy!r}")
+    if balance == "group" and split.group is None:
+        raise UserError(f"config.{name}.balance='group': this data has no groups; choose class")
+    if sampler in RESAMPLERS and (split.group is not None or not isinstance(split.x, np.ndarray)):
+        raise UserError(
+            f"config.{name}.sampler={sampler!r} makes new examples of arrays in memory, without groups; for this data "
+            f"choose one of {', '.join(_INDEX_SAMPLERS)}"
+        )
+    labels, names = (split.group, groups) if split.group is not None and balance == "group" else (split.y, classes)
+    strategy = _strategy(sampling_strategy, names, f"config.{name}.sampling_strategy={sampling_strategy!r}")
     try:
         if sampler in RESAMPLERS:
             split = resample(
                 split, sampler=sampler, strategy=strategy, neighbors=neighbors, seed=seed, classes=classes,
                 cache_dir=cache_dir, config_key=name,
             )  # fmt: skip
+            labels = split.y
         index_sampler = _INDEX_SAMPLERS.get(sampler, stream.natural)
-        epoch_length, take = index_sampler(split.y, strategy, (seed, _STREAM_NUMBERS[name]))
+        epoch_length, take = index_sampler(labels, strategy, (seed, _STREAM_NUMBERS[name]))
     except (ValueError, RuntimeError) as error:  # imbalanced-learn's and scikit-learn's, sometimes of many lines
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
             f"config.{name}.sampler={sampler!r} with sampling_strategy={sampling_strategy!r} does not fit this data: "
             f"{reason}; change --config.{name}.sampling_strategy, .neighbors or .sampler"
         ) from error
-    return Stream(split.x, split.y, epoch_length, take)
+    return Stream(split.x, split.y, epoch_length, take, split.group)
 
 
 def _strategy(value: str | float | dict, classes: tuple[str, ...], shown: str) -> Strategy:

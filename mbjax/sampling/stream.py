@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from imblearn.utils import check_sampling_strategy
 
+from mbjax.types import HostArray
+
 Take = Callable[[int, int], np.ndarray]
 """`take(start, count)`: the indices at positions start … start + count - 1, `[count]`, int32."""
 Strategy = str | float | dict[int, int]
@@ -28,12 +30,19 @@ class Stream:
       y: its class numbers, `[n]`, int32.
       epoch_length: examples that make an epoch.
       take: `take(start, count)`, the indices at `count` positions from `start` on.
+      group: its group numbers, `[n]`, int32, if there are any.
     """
 
-    x: np.ndarray
+    x: np.ndarray | HostArray
     y: np.ndarray
     epoch_length: int
     take: Take
+    group: np.ndarray | None = None
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """What goes with `x`: `"y"` and, if there are groups, `"group"`."""
+        return {"y": self.y} if self.group is None else {"y": self.y, "group": self.group}
 
     def indices(self, step: int, steps: int, shape: tuple[int, ...]) -> np.ndarray:
         """What the updates `step` … `step + steps - 1` read.
