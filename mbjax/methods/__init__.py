@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mbjax.methods import erm, metabalance, reweighting
+from mbjax.methods import erm, m2m, metabalance, reweighting
 from mbjax.methods.base import Method, Problem, make_optimizer
 from mbjax.types import UserError
 
@@ -12,6 +12,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "drw": erm.build_drw,
     "erm": erm.build,
     "l2rw": reweighting.build_l2rw,
+    "m2m": m2m.build_m2m,
     "metabalance": metabalance.build,
     "mw_net": reweighting.build_mw_net,
 }
