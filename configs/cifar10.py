@@ -1,12 +1,12 @@
-"""CIFAR-10 with one large class and nine tiny ones (section 5.1; settings of appendix A.1): `SCENARIO` or `SCENARIO,ROW`.
+"""CIFAR-10, one large class and nine tiny ones (section 5.1; settings of appendix A.1): `SCENARIO` or `SCENARIO,ROW`.
 
     python -m mbjax.main --config=configs/cifar10.py:severe              # 5 images of each small class; MetaBalance
     python -m mbjax.main --config=configs/cifar10.py:moderate,over       # 5 to 50; over-sampling
     python -m mbjax.main --config=configs/cifar10.py:small,naive         # severe, with a narrow ResNet, for a CPU
 
-`ROWS` lists the rows. Needs CIFAR-10 in the data folder (mbjax/data/cifar10.py says in what forms). `small` takes minutes
-on two CPU cores: README.md has its results and times. `severe` and `moderate` are for a GPU; not measured. The paper:
-MetaBalance 29.88% (severe) and 40.59% (moderate), naive training 16.14% and 31.52%.
+`ROWS` lists the rows. Needs CIFAR-10 in the data folder (mbjax/data/cifar10.py says in what forms). `small` takes some
+minutes on a CPU core: README.md has its results and times. `severe` and `moderate` are for a GPU; not measured. The
+paper: MetaBalance 29.88% (severe) and 40.59% (moderate), naive training 16.14% and 31.52%.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mbjax import config as base
-from mbjax.types import UserError
+from mbjax.types import Config, UserError
 
 PLAIN = {"method": "erm"}
 OVER = PLAIN | {"train.sampler": "over"}
@@ -46,13 +46,13 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def get_config(name: str = "severe") -> ConfigDict:
+def get_config(name: str = "severe") -> Config:
     scenario, _, row = name.partition(",")
     row = row or "metabalance"
     for value, choices in ((scenario, ("severe", "moderate", "small")), (row, tuple(ROWS))):
         if value not in choices:
             raise UserError(f"configs/cifar10.py:{name}: {value!r} is none of {', '.join(choices)}")
-    config = base.base()
+    config: Config = base.base()
     config.task = "cifar10"
     config.data.update(
         source="auto", imbalance="moderate" if scenario == "moderate" else "severe", majority_class=1, counts=(),
@@ -80,7 +80,7 @@ def get_config(name: str = "severe") -> ConfigDict:
     return small(config) if scenario == "small" else config
 
 
-def small(config: ConfigDict) -> ConfigDict:
+def small(config: Config) -> Config:
     """The severe scenario for a CPU: a narrow, shallow ResNet, and as many images seen by every row."""
     config.model.update(width=16, stages=(1, 1, 1))
     config.meta.steps = 8

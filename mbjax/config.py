@@ -98,7 +98,7 @@ def base() -> Config:
             "pretrain": 0.5,  # the share of the updates that train the classifier g, which then translates images
             "deferred": 0.8,  # of the others, the share that is plain training, before translated images come in
             "beta": 0.999,
-            "lambda": 0.1,
+            "lambda": 0.5,
             "gamma": 0.9,  # the least probability of its class, by g, of a translated image that is kept
             "steps": 10,
             "step_size": 0.1,
@@ -110,6 +110,7 @@ def base() -> Config:
             "gamma": 2.0,  # of focal
             "tau": 1.0,  # of logit_adjustment
             "max_margin": 0.5,  # of ldam
+            "margin": 0.35,  # of cosface
             "scale": 30.0,  # of ldam
             "deferred": 0.8,  # method drw: class weights start after this share of the updates
         },
@@ -181,7 +182,7 @@ def validate(config: Config) -> Config:
         check(key, "at least 1 is needed", lambda x: x >= 1)
     for key in (
         *("meta.inner_lr", "meta.beta", "optimizer.weight_decay", "weight_net.weight_decay", "seed"),
-        *(f"loss.{name}" for name in ("gamma", "tau", "max_margin")),
+        *(f"loss.{name}" for name in ("gamma", "tau", "max_margin", "margin")),
     ):
         check(key, "a number of at least 0 is needed", lambda x: math.isfinite(x) and x >= 0)
     for key in (

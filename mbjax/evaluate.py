@@ -94,7 +94,7 @@ def _identify(model: nn.Module, dataset: Dataset, *, batch_size: int) -> Evaluat
     groups = np.zeros(len(split), np.int32) if split.group is None else split.group
 
     def evaluate(state: TrainState) -> Result:
-        embeddings = batches.map(lambda number, x: run(_variables(state), number, x))
+        embeddings = identification.normalize(batches.map(lambda number, x: run(_variables(state), number, x)))
         scores = identification.scores(embeddings, split.y, groups, dataset.groups)
         return Result(scores, {"embeddings": embeddings, "labels": split.y, "groups": groups})
 
@@ -128,14 +128,15 @@ def _variables(state: TrainState) -> PyTree:
 @functools.lru_cache(maxsize=32)
 def _make_run(model: nn.Module, augmentation: str, *, features: bool) -> Callable[[PyTree, int, jax.Array], jax.Array]:
     """One compiled function a model, whichever split or run it is for."""
+    apply: Callable[..., Any] = model.apply
 
     @jax.jit
     def run(variables: PyTree, number: int, x: jax.Array) -> jax.Array:
         x = augment.AUGMENTATIONS[augmentation](jax.random.fold_in(jax.random.key(0), number), x)
         x = augment.to_float(x)
         if not features:
-            return model.apply(variables, x, train=False)
-            embeddings = [model.apply(variables, image, train=False, features=True) for image in (x, x[:, :, ::-1])]
-        return identification.normalize(embeddings[0] + embeddings[1])  # flip-summed, as the authors' code
+            return apply(variables, x, train=False)
+        embeddings = [apply(variables, image, train=False, features=True) for image in (x, x[:, :, ::-1])]
+        return embeddings[0] + embeddings[1]  # as in the authors' code
 
     return run

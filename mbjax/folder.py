@@ -57,9 +57,8 @@ class Folder:
     def finish(self, result: Mapping[str, Any], predictions: Mapping[str, np.ndarray]) -> None:
         """Writes `predictions.npz` (of the test split), then `result.json`, which says that the run is finished."""
         part = self.path / "predictions.part.npz"
-        np.savez_compressed(
-            part, **{k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in predictions.items()}
-        )
+        arrays: Any = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in predictions.items()}
+        np.savez_compressed(part, **arrays)
         os.replace(part, self.path / "predictions.npz")
         write_atomically(self.result, json.dumps(result, indent=2) + "\n")
 

@@ -56,7 +56,7 @@ class Split:
       group: numbers of the groups that a method may balance and a score may compare, `[n]`, int32, if there are any.
     """
 
-    x: np.ndarray | HostArray
+    x: Any  # np.ndarray | HostArray, which no type checker can tell apart where only arrays come
     y: np.ndarray
     group: np.ndarray | None = None
 

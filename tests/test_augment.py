@@ -1,5 +1,7 @@
 """Crops, flips, mixup and CutMix: what they do to pixels and labels; each image, batch and step has its own numbers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +98,7 @@ def test_cutmix_shares_fall_with_the_area_cut():
     assert 0.8 < cut.max() < 1
 
 
-def batch(lead=(3, 2), n=4, dtype=np.uint8):
+def batch(lead=(3, 2), n=4, dtype: Any = np.uint8):
     rng = np.random.default_rng(0)
     return {
         "x": jnp.asarray(rng.integers(0, 256, (*lead, n, 8, 8, 3)), dtype),
@@ -143,9 +145,12 @@ def test_weights_make_a_mean_the_sum_of_the_groups_means():
 def test_streams_and_steps_have_their_own_random_numbers():
     seen = []
     section = {"augment": "crop_flip", "mix": "none", "mix_alpha": 1.0, "sum_groups": False}
-    step = augment.before(
-        lambda state, batches: seen.append(batches), {"support": section, "query": section}, classes=5, image=True
-    )  # fmt: skip
+
+    def remember(state, batches):
+        seen.append(batches)
+        return state, {}
+
+    step = augment.before(remember, {"support": section, "query": section}, classes=5, image=True)
 
     class State:
         rng = jax.random.key(0)

@@ -532,14 +532,15 @@ def wait_until(done) -> None:
 
 
 class TestGroups:
-    split = Split(np.arange(90.0)[:, None], np.arange(90) % 30, np.repeat([0, 1], [80, 10]).astype(np.int32))
+    group = np.repeat([0, 1], [80, 10]).astype(np.int32)
+    split = Split(np.arange(90.0)[:, None], np.arange(90) % 30, group)
 
     def test_groups_are_balanced_in_place_of_classes(self):
         balanced = stream(self.split, "class_balanced", balance="group", groups=("m", "f"))
         for batch in balanced.indices(0, 5, (128,)):
-            assert np.bincount(self.split.group[batch]).tolist() == [64, 64]
+            assert np.bincount(self.group[batch]).tolist() == [64, 64]
         over = stream(self.split, "over", balance="group", groups=("m", "f"), sampling_strategy="{'f': 40}")
-        assert np.bincount(self.split.group[next(iter(epochs(over, 1)))]).tolist() == [80, 40]
+        assert np.bincount(self.group[next(iter(epochs(over, 1)))]).tolist() == [80, 40]
 
     def test_they_go_with_the_examples(self):
         assert set(stream(self.split, "natural").labels) == {"y", "group"}

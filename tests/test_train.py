@@ -36,6 +36,7 @@ def small_config(method: str = "metabalance", **overrides: Any):
     config.query.sampler = "class_balanced"
     config.meta.update(steps=6, pairs_per_chunk=4)
     config.clean.share = 0.1
+    config.m2m.pretrain = 0.1
     config.update(updates=30, updates_per_call=4)
     config.eval.every = 10
     config.update_from_flattened_dict(overrides)

@@ -70,7 +70,7 @@ def learning_rate(
     if schedule == "cosine":
         return optax.cosine_decay_schedule(lr, updates)
     if schedule == "step":
-        return lambda step: lr * 0.1 ** sum(jnp.where(step >= drop * updates, 1.0, 0.0) for drop in drops)
+        return lambda step: lr * 0.1 ** sum(jnp.where(jnp.asarray(step) >= drop * updates, 1.0, 0.0) for drop in drops)
     return lr
 
 

@@ -8,11 +8,10 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from imblearn.utils import check_sampling_strategy
-
-from mbjax.types import HostArray
 
 Take = Callable[[int, int], np.ndarray]
 """`take(start, count)`: the indices at positions start … start + count - 1, `[count]`, int32."""
@@ -26,14 +25,14 @@ class Stream:
     """An endless stream of examples.
 
     Attributes:
-      x: what the indices point into, `[n, ...]`: the split's own array, or the resampled one.
+      x: what the indices point into, `[n, ...]`: the split's own array or `HostArray`, or the resampled array.
       y: its class numbers, `[n]`, int32.
       epoch_length: examples that make an epoch.
       take: `take(start, count)`, the indices at `count` positions from `start` on.
       group: its group numbers, `[n]`, int32, if there are any.
     """
 
-    x: np.ndarray | HostArray
+    x: Any
     y: np.ndarray
     epoch_length: int
     take: Take
