@@ -134,6 +134,8 @@ def base() -> Config:
         },
         "updates_per_call": 100,  # updates that the device does without returning to the host
         "keep_checkpoints": 3,
+        # Several runs in one command, each in a folder of its name: {"row": {what it changes}}; one run if empty.
+        "rows": {},
         # Pairs spread over all devices (of a CPU: its cores) by "shard_map" or "pmap", or not ("none"); see
         # mbjax.parallel.choose_devices for "auto". It changes no result but by rounding.
         "parallel": "auto",

@@ -28,7 +28,8 @@ def describe(result: dict[str, Any]) -> str:
         *(f"note: {note}" for note in data["notes"]),
         "training examples: " + _by_class(data["classes"], data["class_counts"]["train"]),
     ]
-    lines += [f"test {name:<18} {result['test'][name]:.4f}" for name in SCORES if name in result["test"]]
+    shown = SCORES if len(data["classes"]) == 2 else (*SCORES, *BY_CLASS)
+    lines += [f"test {name:<18} {result['test'][name]:.4f}" for name in shown if name in result["test"]]
     lines.append(
         "test class_accuracy: " + _by_class(data["classes"], [f"{a:.3f}" for a in result["test"]["class_accuracy"]])
     )
