@@ -135,11 +135,35 @@ def ldam(
     Returns:
       `[n]`, nats, of the logits' dtype.
     """
-    margins = ldam_margins(class_counts, max_margin).astype(logits.dtype)
-    moved = _two_sided(logits) - _shares(logits, labels) * margins[None]
-    if _is_binary(logits):
-        moved = moved[:, 1] - moved[:, 0]
-    return cross_entropy(jnp.asarray(scale, logits.dtype) * moved, labels)
+    return cross_entropy(_with_margins(logits, labels, ldam_margins(class_counts, max_margin), scale), labels)
+
+
+def cosface(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    margin: float | jax.Array,
+    scale: float | jax.Array,
+    gamma: float | jax.Array = 0.0,
+) -> jax.Array:
+    """CosFace, `focal(s (z − m e_y), y, γ)`: the class's own cosine must be ahead of the others by a margin.
+
+    Wang et al. 2018, "CosFace: Large Margin Cosine Loss for Deep Face Recognition", equation 4, which is γ = 0; there
+    `s = 64`, `m = 0.35`. MetaBalance's faces have the focal loss of γ = 2 on it. It is LDAM with the same margin for
+    every class. The logits are cosines (`config.model.head="cosine"`); at test they go unscaled and without the margin.
+
+    Args:
+      logits: `[n]` or `[n, 1]` for two classes, else `[n, classes]`.
+      labels: as `cross_entropy` takes them; shares of a class move its logit by their share of the margin.
+      margin: `m`, in the logits' units; may be traced.
+      scale: `s`, may be traced.
+      gamma: `γ ≥ 0`, may be traced.
+
+    Returns:
+      `[n]`, nats, of the logits' dtype.
+    """
+    margins = jnp.full(2 if _is_binary(logits) else logits.shape[-1], margin)
+    return focal(_with_margins(logits, labels, margins, scale), labels, gamma=gamma)
 
 
 def inverse_weights(class_counts: Any) -> jax.Array:
@@ -186,6 +210,7 @@ def build(
     gamma: float | jax.Array = 2.0,
     tau: float | jax.Array = 1.0,
     max_margin: float | jax.Array = 0.5,
+    margin: float | jax.Array = 0.35,
     scale: float | jax.Array = 30.0,
     deferred: float | jax.Array = 0.8,
 ) -> PerExampleLoss:
@@ -198,10 +223,11 @@ def build(
         example is multiplied by its class's weight, whichever loss it is; the mean over a batch is not divided by the
         weights' sum.
       beta: of the effective number.
-      gamma: of `focal`.
+      gamma: of `focal` and `cosface`.
       tau: of `logit_adjusted`.
       max_margin: of `ldam`.
-      scale: of `ldam`.
+      margin: of `cosface`.
+      scale: of `ldam` and `cosface`.
       deferred: part of the section, for the method `drw`; no loss has a use for it.
 
     Raises:
@@ -213,7 +239,8 @@ def build(
         raise UserError(f"config.loss.class_weight={class_weight!r}: choose one of {', '.join(CLASS_WEIGHTS)}")
     loss, takes = LOSSES[name]
     options = {
-        "class_counts": class_counts, "gamma": gamma, "tau": tau, "max_margin": max_margin, "scale": scale
+        "class_counts": class_counts, "gamma": gamma, "tau": tau, "max_margin": max_margin, "margin": margin,
+        "scale": scale,
     }  # fmt: skip
     loss = functools.partial(loss, **{option: options[option] for option in takes})
     if class_weight == "none":
@@ -233,6 +260,7 @@ LOSSES: dict[str, tuple[Callable[..., jax.Array], tuple[str, ...]]] = {
     "logit_adjustment": (logit_adjusted, ("class_counts", "tau")),
     "balanced_softmax": (logit_adjusted, ("class_counts",)),
     "ldam": (ldam, ("class_counts", "max_margin", "scale")),
+    "cosface": (cosface, ("margin", "scale", "gamma")),
 }
 """Each loss by its name, with what it takes of `build`'s options."""
 
@@ -259,6 +287,14 @@ def _shares(logits: jax.Array, labels: jax.Array) -> jax.Array:
     if labels.shape == logits.shape and not _is_binary(logits):
         return labels.astype(logits.dtype)
     raise ValueError(f"logits of shape {logits.shape} do not fit labels of shape {labels.shape}")
+
+
+def _with_margins(logits: jax.Array, labels: jax.Array, margins: jax.Array, scale: float | jax.Array) -> jax.Array:
+    """`s (z − Δ_y e_y)` of margins `Δ` `[classes]`: one logit again where there is one."""
+    moved = _two_sided(logits) - _shares(logits, labels) * margins.astype(logits.dtype)[None]
+    if _is_binary(logits):
+        moved = moved[:, 1] - moved[:, 0]
+    return jnp.asarray(scale, logits.dtype) * moved
 
 
 def _counts(class_counts: Any) -> jax.Array:

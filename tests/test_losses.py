@@ -96,7 +96,7 @@ COUNTS = np.array([5000, 40, 700, 3])
 NAMES = tuple(losses.LOSSES)
 
 
-def numpy_loss(name, logits, labels, counts, *, gamma, tau, max_margin, scale):
+def numpy_loss(name, logits, labels, counts, *, gamma, tau, max_margin, margin, scale):
     """Every loss again, example by example, in plain NumPy; `logits` of shape [n, classes], hard labels."""
     out = []
     for z, y in zip(np.asarray(logits, np.float64), np.asarray(labels), strict=True):
@@ -104,11 +104,13 @@ def numpy_loss(name, logits, labels, counts, *, gamma, tau, max_margin, scale):
             z = z + tau * np.log(counts / counts.sum())
         if name == "ldam":
             z = scale * (z - np.eye(len(z))[y] * max_margin * (counts.min() / counts[y]) ** 0.25)
+        if name == "cosface":
+            z = scale * (z - np.eye(len(z))[y] * margin)
         odds = np.exp(z - z.max())
         if name == "balanced_softmax":
             odds = odds * counts
         p = odds[y] / odds.sum()
-        out.append(-np.log(p) * ((1 - p) ** gamma if name == "focal" else 1))
+        out.append(-np.log(p) * ((1 - p) ** gamma if name in ("focal", "cosface") else 1))
     return np.array(out)
 
 
@@ -119,7 +121,7 @@ def test_every_loss_equals_one_in_numpy(name, outputs, traced):
     counts = COUNTS if outputs == 4 else COUNTS[:2]
     logits = jax.random.normal(jax.random.key(0), (12, outputs)) / 2
     labels = jnp.arange(12) % len(counts)
-    numbers = {"gamma": 1.5, "tau": 0.7, "max_margin": 0.3, "scale": 7.0}
+    numbers = {"gamma": 1.5, "tau": 0.7, "max_margin": 0.3, "margin": 0.2, "scale": 7.0}
 
     def run(counts, numbers):
         return losses.build(name, class_counts=counts, **numbers)(logits, labels)
@@ -165,6 +167,10 @@ def test_identities_between_losses(outputs):
     np.testing.assert_allclose(value("logit_adjustment", tau=0.0), plain, rtol=1e-12)
     np.testing.assert_allclose(value("logit_adjustment", counts=counts * 0 + 7, tau=2.0), plain, rtol=1e-12)
     np.testing.assert_allclose(value("ldam", max_margin=0.0, scale=1.0), plain, rtol=1e-12)
+    np.testing.assert_allclose(value("cosface", margin=0.0, scale=1.0, gamma=0.0), plain, rtol=1e-12)
+    np.testing.assert_array_equal(value("cosface", margin=0.0, scale=1.0, gamma=1.5), value("focal", gamma=1.5))
+    equal_margins = value("ldam", counts=counts * 0 + 7, max_margin=0.3, scale=5.0)
+    np.testing.assert_allclose(value("cosface", margin=0.3, scale=5.0, gamma=0.0), equal_margins, rtol=1e-12)
     for name in NAMES:
         np.testing.assert_allclose(value(name, class_weight="effective", beta=0.0), value(name), rtol=1e-12)
 
@@ -176,6 +182,20 @@ def test_ldam_margins_of_a_case_by_hand():
     # A positive example must be 0.5 above, a negative one 0.1 below.
     expected = np.log1p(np.exp([-2 * (0.3 - 0.5), 2 * (0.3 + 0.1)]))
     np.testing.assert_allclose(loss(jnp.array([0.3, 0.3]), jnp.array([1, 0])), expected, rtol=1e-12)
+
+
+def test_cosface_of_a_case_by_hand():
+    # Angles of 0 and 60 degrees to the two classes: 4 (1 − 0.25) against 4 · 0.5 for the first, (0.5 − 0.25) against 1
+    # for the second.
+    cosines, labels = jnp.array([[1.0, 0.5], [1.0, 0.5]]), jnp.array([0, 1])
+    p = 1 / (1 + np.exp([-1.0, 3.0]))
+    for gamma in (0.0, 2.0):
+        values = losses.cosface(cosines, labels, margin=0.25, scale=4.0, gamma=gamma)
+        np.testing.assert_allclose(values, -((1 - p) ** gamma) * np.log(p), rtol=1e-12)
+    np.testing.assert_array_equal(
+        losses.cosface(cosines, labels, margin=0.25, scale=4.0),
+        losses.cosface(cosines, labels, margin=0.25, scale=4.0, gamma=0.0),
+    )
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.999, 0.9999])

@@ -25,11 +25,15 @@ class CNN(nn.Module):
     head: Head = "linear"
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Logits `[n, outputs]` of images `[n, height, width, channels]` or `[n, height, width]`."""
+    def __call__(self, x: jax.Array, *, train: bool, features: bool = False) -> jax.Array:
+        """Logits `[n, outputs]` of images `[n, height, width, channels]` or `[n, height, width]`.
+
+        With `features`, what the head is given instead: the last convolution's images, flattened.
+        """
         if x.ndim == 3:
             x = x[..., None]
         for layer, channels in enumerate(self.channels):
             x = Conv(channels, stride=1 if layer == 0 else 2, dtype=str(x.dtype), conv=self.conv)(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)(x))
-        return make_head(self.head, self.outputs)(x.reshape(len(x), -1))
+        x = x.reshape(len(x), -1)
+        return x if features else make_head(self.head, self.outputs)(x)
