@@ -1,0 +1,94 @@
+"""Every row of configs/cifar10.py, from files to scores; the real images, where they are."""
+
+import json
+import math
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from configs import cifar10 as cifar10_config
+from mbjax import config as config_lib
+from mbjax import train
+from mbjax.data import cifar10
+from mbjax.types import UserError
+
+REAL = pathlib.Path(os.environ.get("MBJAX_DATA_DIR") or "nowhere")
+N = 100  # images of a file: 50 training images and 10 test images of each class
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The binary layout with few images, each class of a brightness of its own."""
+    monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", N)
+    rng = np.random.default_rng(0)
+    out = tmp_path / "cifar-10-batches-bin"
+    out.mkdir()
+    labels = np.arange(N) % 10
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        pixels = np.clip(25 * labels[:, None] + rng.normal(0, 20, (N, 3072)), 0, 255)
+        (out / name).write_bytes(np.column_stack([labels, pixels]).astype(np.uint8).tobytes())
+    return tmp_path
+
+
+def tiny(name: str, folder: pathlib.Path):
+    config = cifar10_config.get_config(name)
+    config.data.dir = str(folder)
+    config.model.update(width=2, stages=(1,))
+    config.meta.steps = 2
+    config.updates, config.updates_per_call, config.eval.every = 4, 4, 4
+    config.m2m.steps = 2
+    if config.clean.share == 0.002:  # of 95 images, not of 5,045
+        config.clean.share = 0.11
+    return config
+
+
+@pytest.mark.parametrize("row", cifar10_config.ROWS)
+def test_every_row_trains_and_scores(row, folder):
+    result = train.train_and_evaluate(tiny(f"severe,{row}", folder), folder / "run")
+    assert result["data"]["class_counts"]["train"] == [5, 50, 5, 5, 5, 5, 5, 5, 5, 5]
+    test = result["test"]
+    assert len(test["class_accuracy"]) == 10
+    assert test["majority_accuracy"] == test["class_accuracy"][1]
+    assert test["minority_accuracy"] == pytest.approx(np.delete(test["class_accuracy"], 1).mean())
+    assert test["accuracy"] == pytest.approx(test["balanced_accuracy"])  # as many test images of each class
+    assert np.isfinite(test["log_loss"])
+    last = json.loads((folder / "run/metrics.jsonl").read_text().splitlines()[-1])
+    assert math.isfinite(last["updates"]["loss"])
+
+
+def test_the_papers_settings(folder):
+    severe, moderate = (cifar10_config.get_config(name) for name in ("severe", "moderate,class_balanced"))
+    assert (severe.model.width, severe.model.stages, severe.meta.steps) == (64, (2, 2, 2, 2), 80)
+    assert (severe.support.batch_size, severe.query.batch_size, severe.meta.inner_lr) == (20, 30, 0.01)
+    assert (moderate.data.imbalance, moderate.loss.beta, moderate.optimizer.lr) == ("moderate", 0.99, 0.02)
+    # 350 passes over the over-sampled data, which is as large as the balanced data: 50,000 images on CIFAR-10.
+    severe.data.dir = str(folder)
+    assert train.build(config_lib.validate(severe)).updates == math.ceil(350 * 10 * 50 / (80 * 30))
+
+
+def test_the_authors_protocol_is_marked_and_is_another(folder):
+    config = tiny("severe,naive", folder)
+    config.eval.protocol = "authors"
+    authors = train.train_and_evaluate(config, folder / "authors")
+    clean = train.train_and_evaluate(tiny("severe,naive", folder), folder / "clean")
+    assert (authors["protocol"], clean["protocol"]) == ("authors", "clean")
+    assert authors["test"]["log_loss"] != clean["test"]["log_loss"]
+
+
+def test_an_unknown_row_is_named():
+    with pytest.raises(UserError, match=r"cifar10.py:severe,smote: 'smote' is none of metabalance, naive"):
+        cifar10_config.get_config("severe,smote")
+
+
+@pytest.mark.skipif(not (REAL / "cifar-10-batches-bin").exists(), reason="CIFAR-10 is not in MBJAX_DATA_DIR")
+def test_real_images_train(tmp_path):
+    config = tiny("severe", REAL)
+    config.updates, config.eval.every = 20, 10
+    result = train.train_and_evaluate(config, tmp_path)
+    assert result["data"]["class_counts"]["train"] == [5, 5000, *[5] * 8]
+    losses = [
+        json.loads(line)["updates"]["query_loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert losses[-1] < losses[0]
