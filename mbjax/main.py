@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pathlib
 
 from absl import flags
 from ml_collections import config_flags
@@ -29,9 +30,12 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from None
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
     workdir = _WORKDIR.value or os.path.join("runs", f"{config.task}-{config.method}-{digest}")
-    result = train.train_and_evaluate(config, workdir)
-    print(report.describe(result))
-    print(f"in {workdir}: result.json, metrics.jsonl, training.png, class_accuracy.png")
+    if config.rows:
+        folders = train.train_rows(config, workdir)
+        print(report.compare({name: [folder] for name, folder in folders.items()}, figures=pathlib.Path(workdir)))
+    else:
+        print(report.describe(train.train_and_evaluate(config, workdir)))
+    print(f"in {workdir}: " + ", ".join(sorted(path.name for path in pathlib.Path(workdir).iterdir())))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
 """Tables and figures of finished runs."""
 
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from mbjax.report import faces
 from mbjax.report.analysis import match_table, with_priors
-from mbjax.report.plots import plot_groups, plot_run
+from mbjax.report.plots import make_folder, plot_groups, plot_run
 from mbjax.report.tables import compare_runs, describe, load_runs, paired_difference
+from mbjax.types import UserError
 
 __all__ = [
+    "compare",
     "compare_runs",
     "describe",
     "load_runs",
@@ -14,3 +20,47 @@ __all__ = [
     "plot_run",
     "with_priors",
 ]
+
+
+def compare(
+    groups: Mapping[str, Sequence[str | pathlib.Path]],
+    *,
+    score: str | None = None,
+    reference: str | None = None,
+    priors: bool = False,
+    paper: str | None = None,
+    match: str | None = None,
+    figures: pathlib.Path | None = None,
+) -> str:
+    """A Markdown table of groups of runs, and figures: of classes the paper's Table 1, of people its Table 3.
+
+    Args:
+      groups: run folders by the name of their group; the runs of a group differ in nothing but the seed.
+      score: the score of the paired differences; see `compare_runs`.
+      reference: the group that the differences are taken from; the first by default.
+      priors: adds a row of each group with the training priors divided out.
+      paper: adds the paper's figures: a key of `mbjax.report.paper.ACCURACY`, or `"celeba"`.
+      match: adds the study of thresholds; see `match_table`.
+      figures: the folder that figures are drawn into; none if not given.
+
+    Raises:
+      UserError: a folder without a finished run, or what does not fit these runs.
+    """
+    runs = load_runs(groups)
+    if figures:
+        make_folder(figures)
+    if "rank1_accuracy" not in runs["result"].iloc[0]["test"]:
+        shown = with_priors(runs) if priors else runs
+        table = compare_runs(shown, score=score, reference=reference, paper=paper)
+        if figures:
+            plot_groups(figures, runs)
+        return table + ("\n\n" + match_table(runs, match, paper=paper) if match else "")
+    if priors or match or score or reference:
+        raise UserError("--priors, --match, --score and --reference are of classifiers, and these runs identify people")
+    rows = {
+        str(name): [result["test"] for result in group["result"]] for name, group in runs.groupby("run", sort=False)
+    }
+    names = runs["result"].iloc[0]["data"]["groups"]
+    if figures:
+        faces.gap_figure(rows, groups=names).savefig(figures / "gap.png", dpi=150)
+    return faces.table3(rows, groups=names, paper=faces.PAPER if paper == "celeba" else None)

@@ -8,7 +8,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from mbjax.report import analysis, paper, plots, tables
+from mbjax import report
+from mbjax.report import paper
 from mbjax.types import UserError
 
 
@@ -28,7 +29,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--score", help="the score of the paired differences")
     add("--reference", help="the group that the differences are taken from; the first by default")
     add("--priors", action="store_true", help="adds a row of each group with the training priors divided out")
-    add("--paper", choices=sorted(paper.ACCURACY), help="adds the paper's accuracy of groups named as its rows are")
+    add(
+        "--paper",
+        choices=[*sorted(paper.ACCURACY), "celeba"],
+        help="adds the paper's accuracy of groups named as its rows are",
+    )
     add("--figures", type=pathlib.Path, metavar="DIR", help="draws the paper's figures 1 and 2 of these groups")
     add("--match", metavar="NAME:NAME", help="study: the first's majority accuracy set to the second's, on test data")
     return parser
@@ -37,13 +42,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
-        runs = tables.load_runs(_groups(options.groups))
-        shown = analysis.with_priors(runs) if options.priors else runs
-        print(tables.compare_runs(shown, score=options.score, reference=options.reference, paper=options.paper))
-        if options.match:
-            print("\n" + analysis.match_table(runs, options.match, paper=options.paper))
-        if options.figures:
-            plots.plot_groups(options.figures, runs)
+        given = {name: value for name, value in vars(options).items() if name != "groups"}
+        print(report.compare(_groups(options.groups), **given))
     except UserError as error:
         print(f"mbjax: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -23,26 +23,35 @@ MARKERS = "os^Dv<>P"
 
 
 def plot_run(folder: pathlib.Path, result: dict[str, Any]) -> None:
-    """Draws `training.png` (loss and scores over updates) and `class_accuracy.png` into a run's folder."""
+    """Draws `training.png` (loss and scores over updates) and, of classes, `class_accuracy.png` into a run's folder."""
     title = f"{result['method']} on {result['task']}, seed {result['seed']}"
     _save(_training(_rows(folder), title), folder / "training.png")
-    _save(_class_accuracy(result, title), folder / "class_accuracy.png")
+    if "classes" in result["data"]:
+        _save(_class_accuracy(result, title), folder / "class_accuracy.png")
+
+
+def make_folder(folder: pathlib.Path) -> None:
+    """Makes a folder for figures, unless it is there.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--figures={folder}: {error.strerror}") from None
 
 
 def plot_groups(folder: pathlib.Path, runs: pd.DataFrame) -> None:
     """Draws the paper's `figure1.png` (accuracy by class) and `figure2.png` (over training) of groups of runs.
 
     Args:
-      folder: made if it is not there.
+      folder: an existing one.
       runs: of `mbjax.report.load_runs`.
 
     Raises:
-      UserError: runs of different classes, or the folder cannot be made.
+      UserError: runs of different classes.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--figures={folder}: {error.strerror}") from None
     _save(class_figure(runs), folder / "figure1.png")
     _save(training_figure(runs), folder / "figure2.png")
 
@@ -139,13 +148,16 @@ def _training(rows: list[dict[str, Any]], title: str) -> Figure:
         left.plot(steps, [row["updates"][name] for row in rows], marker=".", label=name.replace("_", " "))
     left.set(xlabel="update", ylabel="training loss (mean since the last point)", title=title)
     left.legend(frameon=False)
+    named = [name for name in rows[0]["test"] if name.startswith("rank1_accuracy") and not name.endswith("_interval")]
+    names = named or [name for name in ("majority_accuracy", "minority_accuracy", "roc_auc") if name in rows[0]["test"]]
     for split, style in (("train", "--"), ("test", ".-")):
-        for color, name in (("C0", "majority_accuracy"), ("C1", "minority_accuracy"), ("C2", "roc_auc")):
-            if name in rows[0][split]:
+        for color, name in enumerate(names):
+            if split in rows[0]:
                 values = [row[split][name] for row in rows]
                 label = f"{name.replace('_', ' ').replace('roc auc', 'ROC-AUC')}, {split}"
-                right.plot(steps, values, style, color=color, label=label)
-    right.set(xlabel="update", ylabel="score", ylim=(-0.02, 1.02), title="majority class and mean of the others")
+                right.plot(steps, values, style, color=f"C{color}", label=label)
+    title = "rank-1 accuracy, in all and by group" if named else "majority class and mean of the others"
+    right.set(xlabel="update", ylabel="score", ylim=(-0.02, 1.02), title=title)
     right.legend(frameon=False, fontsize=8)
     return figure
 

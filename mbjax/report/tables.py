@@ -21,19 +21,31 @@ PRIORS, MATCHED = ", priors divided out", ", majority accuracy matched"  # of a 
 
 def describe(result: dict[str, Any]) -> str:
     """The scores of one run on its test split, and what it was trained on."""
-    data = result["data"]
+    data, test = result["data"], result["test"]
+    names, counts = (
+        data[key] for key in (("classes", "class_counts") if "classes" in data else ("groups", "group_counts"))
+    )
     lines = [
         f"{result['method']} on {result['task']} ({data['source']}), seed {result['seed']}: "
         f"{result['updates']} updates in {result['seconds']:.1f} s on {result['device']}",
         *(f"note: {note}" for note in data["notes"]),
-        "training examples: " + _by_class(data["classes"], data["class_counts"]["train"]),
+        "training examples: " + _by_class(names, counts["train"]),
     ]
-    shown = SCORES if len(data["classes"]) == 2 else (*SCORES, *BY_CLASS)
-    lines += [f"test {name:<18} {result['test'][name]:.4f}" for name in shown if name in result["test"]]
-    lines.append(
-        "test class_accuracy: " + _by_class(data["classes"], [f"{a:.3f}" for a in result["test"]["class_accuracy"]])
-    )
+    if "rank1_accuracy" in test:
+        return "\n".join([*lines, *_identification(test)])
+    shown = SCORES if len(names) == 2 else (*SCORES, *BY_CLASS)
+    lines += [f"test {name:<18} {test[name]:.4f}" for name in shown if name in test]
+    lines.append("test class_accuracy: " + _by_class(names, [f"{a:.3f}" for a in test["class_accuracy"]]))
     return "\n".join(lines)
+
+
+def _identification(test: Mapping[str, Any]) -> list[str]:
+    """Lines of the scores of people; in brackets the 95% bootstrap interval over identities."""
+    lines = []
+    for name in (name for name in test if f"{name}_interval" in test):
+        low, high = test[f"{name}_interval"]
+        lines.append(f"test {name:<22} {test[name]:.4f} [{low:.4f}, {high:.4f}]")
+    return [*lines, *(f"test {name:<22} {test[name]:.4f}" for name in ("true_accept_rate", "verification_auc"))]
 
 
 def _by_class(classes: Sequence[str], values: Sequence[Any]) -> str:
