@@ -33,12 +33,13 @@ def normalize(embeddings: np.ndarray) -> np.ndarray:
 def nearest(embeddings: np.ndarray, *, block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
     """The nearest other embedding of each, by cosine similarity: exact, by brute force on JAX's default device.
 
-    The device holds `block` rows of similarities at a time, `block × n` float32; all blocks are calls of one compiled
-    function. Products are float32 throughout, also where a GPU would by default take fewer digits.
+    Two blocks meet at a time, and both take what they find: each similarity is computed once, and the device holds
+    `block²` of them. All meetings are calls of one compiled function. Products are float32 throughout, also where a
+    GPU would by default take fewer digits.
 
     Args:
       embeddings: `[n, d]`, rows of length 1, `n ≥ 2`.
-      block: rows at a time.
+      block: how many are compared with as many others at a time.
 
     Returns:
       `(index, similarity)`, `[n]` int32 and `[n]` float32. Of several that are equally near, the lowest index.
@@ -53,23 +54,35 @@ def nearest(embeddings: np.ndarray, *, block: int = 1024) -> tuple[np.ndarray, n
         raise ValueError("some embeddings are not finite")
     block = min(block, count)
     padded = jnp.asarray(np.pad(embeddings, ((0, -count % block), (0, 0))), jnp.float32)
-    parts = [_nearest_of_block(padded, start, count, block=block) for start in range(0, count, block)]
-    index, similarity = (np.concatenate([np.asarray(part[k]) for part in parts])[:count] for k in (0, 1))
+    found = jnp.full(len(padded), len(padded), jnp.int32), jnp.full(len(padded), -jnp.inf, jnp.float32)
+    for first in range(0, count, block):
+        for second in range(first, count, block):
+            found = _meet(found, padded, first, second, count, block=block)
+    index, similarity = (np.asarray(array)[:count] for array in found)
     return index, similarity
 
 
 @functools.partial(jax.jit, static_argnames="block")
-def _nearest_of_block(
-    embeddings: jax.Array, start: int | jax.Array, count: int | jax.Array, *, block: int
+def _meet(
+    found: tuple[jax.Array, jax.Array], embeddings: jax.Array, first: int, second: int, count: int, *, block: int
 ) -> tuple[jax.Array, jax.Array]:
-    rows = jax.lax.dynamic_slice_in_dim(embeddings, start, block)
-    similarity = jnp.matmul(rows, embeddings.T, precision=jax.lax.Precision.HIGHEST)
-    column = jnp.arange(len(embeddings), dtype=jnp.int32)[None]
-    row = jnp.asarray(start, jnp.int32) + jnp.arange(block, dtype=jnp.int32)[:, None]
-    similarity = jnp.where((column == row) | (column >= count), -jnp.inf, similarity)
-    # Two plain reductions: XLA's CPU backend takes longer for an argmax.
-    best = similarity.max(1, keepdims=True)
-    return jnp.where(similarity == best, column, len(embeddings)).min(1), best[:, 0]
+    """What is found, `(index, similarity)`, once the blocks at `first` and `second` have met."""
+    rows, columns = (jax.lax.dynamic_slice_in_dim(embeddings, start, block) for start in (first, second))
+    similarity = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
+    row, column = (jnp.asarray(start, jnp.int32) + jnp.arange(block, dtype=jnp.int32) for start in (first, second))
+    row, column = row[:, None], column[None]
+    similarity = jnp.where((row == column) | (jnp.maximum(row, column) >= count), -jnp.inf, similarity)
+    for start, axis, others in ((first, 1, column), (second, 0, row)):
+        near = similarity.max(axis, keepdims=True)
+        # Two plain reductions: XLA's CPU backend takes longer for an argmax.
+        other = jnp.where(similarity == near, others, len(embeddings)).min(axis)
+        near = near.reshape(-1)
+        old_other, old_near = (jax.lax.dynamic_slice_in_dim(array, start, block) for array in found)
+        nearer = (near > old_near) | ((near == old_near) & (other < old_other))
+        other, near = jnp.where(nearer, other, old_other), jnp.where(nearer, near, old_near)
+        update = jax.lax.dynamic_update_slice_in_dim
+        found = update(found[0], other, start, 0), update(found[1], near, start, 0)
+    return found
 
 
 def rank1(embeddings: np.ndarray, identities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

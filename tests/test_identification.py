@@ -73,16 +73,17 @@ def test_nearest_of_copies_is_the_first_other_copy(block):
     np.testing.assert_allclose(np.delete(value, np.s_[70:200]), 1, atol=1e-6)
 
 
-def test_nearest_compiles_once_for_all_blocks_and_holds_no_more_than_a_block():
+def test_nearest_compiles_once_for_all_blocks_and_holds_no_more_than_a_tile():
     embeddings, _ = people(np.random.default_rng(2), np.full(100, 7), 0.8)
-    of_block: Any = identification._nearest_of_block
-    compiled = of_block._cache_size()
+    meet: Any = identification._meet
+    compiled = meet._cache_size()
     identification.nearest(embeddings, block=64)
     identification.nearest(embeddings[::-1], block=64)
     identification.nearest(embeddings[:690], block=64)  # as many blocks
-    assert of_block._cache_size() == compiled + 1
-    lowered = of_block.lower(jnp.zeros((704, 24)), 0, 700, block=64)
-    assert lowered.compile().memory_analysis().temp_size_in_bytes < 3 * 64 * 704 * 4
+    assert meet._cache_size() == compiled + 1
+    found = jnp.zeros(704, jnp.int32), jnp.zeros(704)
+    lowered = meet.lower(found, jnp.zeros((704, 24)), 0, 64, 700, block=64)
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < 4 * 64 * 64 * 4
 
 
 def test_mistakes_of_the_caller_are_refused():
