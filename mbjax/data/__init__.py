@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mbjax.data import cifar10, digits, fraud, images, loan, tabular
+from mbjax.data import celeba, cifar10, digits, faces, fraud, images, loan, tabular
 from mbjax.types import Dataset, UserError
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -16,6 +16,8 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "tabular": tabular.load,
     "cifar10": cifar10.load,
     "images": images.load,
+    "celeba": celeba.load,
+    "faces": faces.load,
 }
 
 
@@ -28,7 +30,8 @@ def load(task: str, *, seed: int, **options: Any) -> Dataset:
       **options: `config.data`. Options that are unset (`""`, `None` or `()`) are left to the loader's default.
 
     Returns:
-      The data set: two classes or more, each with an example in every split, and finite features.
+      The data set: two classes or more, each with an example in every split, and finite features. For identification,
+      two people or more to train on, each with an example, and no split without a group.
 
     Raises:
       UserError: an unknown task, an option that the task does not take, or data that one cannot train and test on.
@@ -54,6 +57,9 @@ def _check(dataset: Dataset) -> None:
     if len(dataset.classes) < 2:
         only = f"only {dataset.classes[0]!r}" if dataset.classes else "none"
         raise UserError(f"{dataset.source}: at least two classes are needed, the labels hold {only}")
+    if dataset.kind == "identification":
+        _check_identification(dataset)
+        return
     counts = {part: np.bincount(split.y, minlength=len(dataset.classes)) for part, split in dataset.splits.items()}
     for part, split in dataset.splits.items():
         for number in np.flatnonzero(counts[part] == 0):
@@ -65,6 +71,21 @@ def _check(dataset: Dataset) -> None:
             )
         if np.issubdtype(split.x.dtype, np.floating) and not np.isfinite(split.x).all():
             raise UserError(f"{dataset.source}: the {part} features are not all finite; are there values beyond 1e38?")
+
+
+def _check_identification(dataset: Dataset) -> None:
+    """Raises a UserError if a split lacks a group, or a training identity an image."""
+    for number in np.flatnonzero(dataset.class_counts == 0):
+        raise UserError(f"{dataset.source}: the identity {dataset.classes[number]!r} has no training image: remove it")
+    for part, split in dataset.splits.items():
+        groups = np.zeros(len(split), np.int32) if split.group is None else split.group
+        counts = np.bincount(groups, minlength=len(dataset.groups))
+        for number in np.flatnonzero(counts == 0):
+            raise UserError(
+                f"{dataset.source}: group {dataset.groups[number]!r} has no {part} image "
+                f"({', '.join(f'{name} {count}' for name, count in zip(dataset.groups, counts, strict=True))}): change "
+                "--config.data.test_identities, --config.data.identities or --config.seed, or add people of that group"
+            )
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
