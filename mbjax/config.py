@@ -143,6 +143,46 @@ def base() -> Config:
     return ConfigDict(defaults)
 
 
+# How training goes on faces; MetaBalance is what `identification` has.
+FACES_ROWS: dict[str, dict[str, Any]] = {
+    "metabalance": {},
+    "naive": {"method": "erm", "optimizer": {"drops": (35 / 120, 65 / 120, 95 / 120)}},
+    "over": {
+        "method": "erm", "optimizer": {"drops": (35 / 120, 65 / 120, 95 / 120)},
+        "train": {"sampler": "over", "balance": "group"},
+    },
+    "first_order": {"meta": {"grad_mode": "first_order"}},
+    "no_adaptation": {"meta": {"inner_lr": 0.0}},
+    "no_adaptation_query": {"meta": {"inner_lr": 0.0, "model_state_from": "query"}},
+}  # fmt: skip
+
+
+def identification() -> Config:
+    """What `configs/celeba.py` and `configs/faces.py` share: section 5.4 and appendix A.4 of the paper.
+
+    The query batch is 64 images of either group, and its loss the sum of the groups' mean losses.
+    """
+    config: Config = base()
+    config.model = {
+        "name": "resnet18", "width": 64, "stages": (2, 2, 2, 2), "dtype": "float32", "conv": "auto", "head": "cosine",
+        "embedding": 512, "stem_stride": 1,
+    }  # fmt: skip
+    config.loss.update(name="cosface", scale=64.0, margin=0.35, gamma=2.0)
+    config.train.batch_size = config.support.batch_size = config.query.batch_size = 128
+    config.query.update(sampler="class_balanced", balance="group", sum_groups=True)
+    for name in STREAMS:
+        config[name].augment = "crop_flip"
+    config.meta.update(steps=4, inner_lr=0.01, beta=0.0, pairs_per_chunk=1)
+    config.optimizer.update(
+        lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, decay_batch_norm=False, schedule="step",
+        drops=(50 / 120, 100 / 120),
+    )  # fmt: skip
+    config.epochs = 120
+    config.eval.update(every=0.1, batch_size=256)
+    config.updates_per_call = 4
+    return config
+
+
 def sampling_strategy(value: str | float | dict) -> str | float | dict:
     """Reads `sampling_strategy` as imbalanced-learn takes it, also where the command line gave it as text."""
     if isinstance(value, str) and value not in SAMPLING_STRATEGIES:
