@@ -107,11 +107,11 @@ def base() -> Config:
             "name": "cross_entropy",  # a name of mbjax.losses.LOSSES
             "class_weight": "none",  # or "inverse" (of the frequency), or "effective" (number of examples)
             "beta": 0.999,  # of the effective number; published with LDAM: 0.9999
-            "gamma": 2.0,  # of focal
+            "gamma": 2.0,  # of focal and cosface
             "tau": 1.0,  # of logit_adjustment
             "max_margin": 0.5,  # of ldam
             "margin": 0.35,  # of cosface
-            "scale": 30.0,  # of ldam
+            "scale": 30.0,  # of ldam and cosface
             "deferred": 0.8,  # method drw: class weights start after this share of the updates
         },
         "optimizer": {

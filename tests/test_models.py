@@ -192,7 +192,7 @@ def test_an_unknown_head_is_named():
         ("mlp", {"hidden": (3,), "dropout": (1.0,)}, r"config.model.dropout=\(1.0,\): rates from 0 to below 1"),
         ("mlp", {"hidden": (0,)}, r"config.model.hidden=\(0,\): at least 1"),
         ("resnet18", {"dtype": "float16"}, r"config.model.dtype='float16': choose one of float32, bfloat16"),
-        ("resnet18", {"conv": "fft"}, r"config.model.conv='fft': choose one of auto, explicit, matmul, lax"),
+        ("resnet18", {"conv": "fft"}, r"config.model.conv='fft': choose one of auto, winograd, explicit, matmul, lax"),
         ("resnet18", {"stages": ()}, r"config.model.stages=\(\): at least 1"),
     ],
 )
