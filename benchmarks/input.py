@@ -1,7 +1,8 @@
 """How fast images come from the host: `python -m benchmarks.input`.
 
 Images a second that are decoded from JPEG files of CelebA's size by one and by two threads, and read from a prepared
-file; and the memory of a process that reads 10,000 batches of a prepared file through `mbjax.sampling.prefetch`.
+file; the memory of a process that reads 10,000 batches of a prepared file through `mbjax.sampling.prefetch`; and how
+long `configs/faces.py:synthetic,metabalance` waits for images that stay on the host, as files and as a prepared file.
 """
 
 import argparse
@@ -12,10 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
-from mbjax import sampling
+from configs import faces
+from mbjax import config as config_lib
+from mbjax import sampling, train
 from mbjax.data import drawn_faces, host_images
 from mbjax.types import HostArray
 
@@ -91,12 +95,33 @@ def waiting_share(blocks: Iterator[Any], step: Callable[[Any], Any], *, warm: in
     return waited / (time.perf_counter() - started)
 
 
+def training_waits(folder: Path, *, warm: int, updates: int) -> dict[str, float]:
+    """The waiting share of training on drawn faces, decoded from files as they are read and from a prepared file."""
+    shares = {}
+    for what, prepared in (("decoding", ""), ("reading the prepared file", str(folder / "faces.npy"))):
+        config = faces.get_config("synthetic,metabalance")
+        config.data.update(dir=str(folder), on_host=True, prepared=prepared)
+        config.updates, config.updates_per_call = warm + updates, 1
+        experiment = train.build(config_lib.validate(config))
+        advance, state = train.make_advance(experiment.method, 1), [experiment.method.init(0)]
+
+        def step(block: Any, advance=advance, state=state) -> None:
+            state[0], metrics = advance(state[0], {}, block[1], block[0])
+            jax.block_until_ready(metrics["loss"])
+
+        blocks = sampling.prefetch(train.feed(experiment, 0, [experiment.updates], 1))
+        shares[what] = waiting_share(blocks, step, warm=warm, steps=updates)
+        blocks.close()
+    return shares
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1000, help="files to draw")
     parser.add_argument("--batches", type=int, default=10_000, help="batches over which memory is watched")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
+    parser.add_argument("--updates", type=int, default=20, help="over which training's waiting is timed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -121,6 +146,9 @@ def main() -> None:
         print("| --- | --- | --- |")
         for number, resident, anonymous in memory_over_batches(prepared, options.batches):
             print(f"| {number:,} | {resident:.1f} | {anonymous:.1f} |")
+        print("\n| training on drawn faces | share of a step that waits for images |\n| --- | --- |")
+        for what, share in training_waits(folder, warm=3, updates=options.updates).items():
+            print(f"| {what} | {100 * share:.2f}% |")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def get_config(name: str = "folder") -> Config:
     )
     config.model.update(width=16, stages=(1, 1, 1), embedding=128)
     if scenario == "synthetic":  # sized for a CPU; every row sees as many images
+        config.train.batch_size = config.support.batch_size = config.query.batch_size = 64
         config.updates, config.eval.every = 150, 0.25
     if scenario == "synthetic" and not row:
         config.rows = {name: _changes(name, scenario) for name in ("naive", "over", "metabalance")}

@@ -15,7 +15,7 @@ from PIL import Image
 
 from configs import celeba as celeba_config
 from configs import faces as faces_config
-from mbjax import data
+from mbjax import checkpoint, data, identification, report, train
 from mbjax.data import drawn_faces, faces, host_images
 from mbjax.types import Dataset, UserError
 
@@ -652,3 +652,71 @@ def test_configs_name_the_options_of_the_loaders(folder):
     assert len(data.load("faces", seed=0, **config.data).test) == 16
     with pytest.raises(UserError, match=r"configs/faces\.py:drawn: .*folder, synthetic"):
         faces_config.get_config("drawn")
+
+
+class TestRuns:
+    """From official files to scores."""
+
+    def config(self, folder: Path, row: str = "metabalance", **overrides: Any) -> Any:
+        config = celeba_config.get_config(row)
+        config.data.update(dir=str(folder), **{**OPTIONS, "size": 16}, on_host=True)
+        config.model.update(width=2, stages=(1,), embedding=8)
+        config.train.batch_size = config.support.batch_size = config.query.batch_size = 8
+        config.meta.steps, config.updates, config.updates_per_call = 2, 6, 2
+        config.eval.update(every=3, batch_size=16)
+        config.update_from_flattened_dict(overrides)
+        return config
+
+    @pytest.mark.parametrize("row", ["metabalance", "naive", "over"])
+    def test_celeba_is_trained_on_and_people_are_identified(self, folder, tmp_path, row):
+        result = train.train_and_evaluate(self.config(folder, row), tmp_path / "run")
+        assert result["data"]["groups"] == ["female", "male"]
+        test = result["test"]
+        assert test["probes"] == dict(zip(("female", "male"), result["data"]["group_counts"]["test"], strict=True))
+        with np.load(tmp_path / "run/predictions.npz") as saved:
+            embeddings, labels, groups = (saved[name] for name in ("embeddings", "labels", "groups"))
+        np.testing.assert_allclose((embeddings**2).sum(1), 1, rtol=1e-5)
+        correct, _ = identification.rank1(embeddings, labels)
+        assert test["rank1_accuracy_female"] == pytest.approx(correct[groups == 0].mean())
+        assert test["rank1_accuracy_male"] == pytest.approx(correct[groups == 1].mean())
+
+    def test_images_read_on_the_host_and_those_in_memory_train_alike(self, folder, tmp_path):
+        host, memory = (
+            train.train_and_evaluate(self.config(folder, "over", **{"data.on_host": value}), tmp_path / str(value))
+            for value in (True, False)
+        )
+        assert host["test"] == memory["test"]
+
+    def test_a_stopped_run_goes_on_to_the_bit(self, folder, tmp_path, monkeypatch):
+        whole = train.train_and_evaluate(self.config(folder), tmp_path / "whole")
+        save = checkpoint.Checkpoints.save
+
+        def stop_after_three(self, state):
+            save(self, state)
+            if int(state.step) == 3:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint.Checkpoints, "save", stop_after_three)
+            with pytest.raises(KeyboardInterrupt):
+                train.train_and_evaluate(self.config(folder), tmp_path / "parts")
+        parts = train.train_and_evaluate(self.config(folder), tmp_path / "parts")
+        assert parts["resumed_at"] == 3
+        assert parts["test"] == whole["test"]
+        embeddings = [np.load(tmp_path / name / "predictions.npz")["embeddings"] for name in ("whole", "parts")]
+        np.testing.assert_array_equal(*embeddings)
+
+    def test_rows_of_drawn_faces_end_in_a_table_and_a_figure(self, tmp_path):
+        config = faces_config.get_config("synthetic")
+        config.data.update(synthetic_identities=20, synthetic_images=4, size=16, test_identities=6)
+        config.model.update(width=2, stages=(1,), embedding=8)
+        config.train.batch_size = config.support.batch_size = config.query.batch_size = 8
+        for changes in (config, *config.rows.values()):
+            changes.updates, changes.updates_per_call = 2, 2
+        folders = train.train_rows(config, tmp_path / "rows")
+        assert set(folders) == {"naive", "over", "metabalance"}
+        table = report.compare({name: [path] for name, path in folders.items()}, figures=tmp_path / "figures")
+        scores = json.loads((folders["over"] / "result.json").read_text())["test"]
+        low, high = (100 * value for value in scores["rank1_accuracy_interval"])
+        assert f"| over | 1 | {100 * scores['rank1_accuracy']:.2f} [{low:.2f}, {high:.2f}] |" in table
+        assert (tmp_path / "figures/gap.png").stat().st_size > 0
