@@ -39,9 +39,9 @@ def get_config(name: str = "folder") -> Config:
         max_bad_share=0.01,
     )
     config.model.update(width=16, stages=(1, 1, 1), embedding=128)
-    if scenario == "synthetic":  # sized for a CPU; every row sees as many images
+    if scenario == "synthetic":  # sized for a CPU; plain rows see as many images as the query loop
         config.train.batch_size = config.support.batch_size = config.query.batch_size = 64
-        config.updates, config.eval.every = 150, 0.25
+        config.updates, config.eval.every = 300, 0.25
     if scenario == "synthetic" and not row:
         config.rows = {name: _changes(name, scenario) for name in ("naive", "over", "metabalance")}
         return config
@@ -52,5 +52,5 @@ def get_config(name: str = "folder") -> Config:
 def _changes(row: str, scenario: str) -> dict[str, Any]:
     changes = dict(base.FACES_ROWS[row])
     if scenario == "synthetic" and changes.get("method") == "erm":
-        changes.update(updates=150 * 4 * 2, updates_per_call=50)
+        changes.update(updates=300 * 4, updates_per_call=50)
     return changes

@@ -17,6 +17,7 @@ from configs import celeba as celeba_config
 from configs import faces as faces_config
 from mbjax import checkpoint, data, identification, report, train
 from mbjax.data import drawn_faces, faces, host_images
+from mbjax.report import plots
 from mbjax.types import Dataset, UserError
 
 # As in the official file.
@@ -719,4 +720,6 @@ class TestRuns:
         scores = json.loads((folders["over"] / "result.json").read_text())["test"]
         low, high = (100 * value for value in scores["rank1_accuracy_interval"])
         assert f"| over | 1 | {100 * scores['rank1_accuracy']:.2f} [{low:.2f}, {high:.2f}] |" in table
-        assert (tmp_path / "figures/gap.png").stat().st_size > 0
+        assert {path.name for path in (tmp_path / "figures").iterdir()} == {"gap.png", "verification.png"}
+        line = plots.verification_figure({"over": scores}).axes[0].lines[0]
+        np.testing.assert_array_equal(line.get_ydata(), scores["roc"]["true_accept_rates"])

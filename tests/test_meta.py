@@ -371,3 +371,20 @@ def test_float32_weights_stay_float32():
 def test_arguments_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make_meta_step(quadratic, optax.sgd(0.1), inner_lr=0.1, **options)
+
+
+def test_a_large_classifier_is_not_copied_for_each_pair():
+    """One pair at a time, memory grows with the pairs by their batches alone."""
+    model = models.build("mlp", outputs=4000, hidden=(64,))
+    classifier = 4 * 64 * 4000  # bytes
+    tx = optax.sgd(0.1)
+    peaks = []
+    for pairs in (2, 8):
+        batch = {"x": jnp.ones((pairs, 4, 8), jnp.float32), "y": jnp.zeros((pairs, 4), jnp.int32)}
+        params = model.init(jax.random.key(0), batch["x"][0], train=False)["params"]
+        params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+        state = TrainState.create(params=params, tx=tx, rng=jax.random.key(0))
+        step: Any = make_meta_step(supervised_loss(model.apply), tx, inner_lr=0.1, pairs_per_chunk=1)
+        memory = step.lower(state, batch, batch).compile().memory_analysis()
+        peaks.append(memory.temp_size_in_bytes)
+    assert peaks[1] - peaks[0] < classifier / 10

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from mbjax.report import faces
+from mbjax.report import faces, plots
 from mbjax.report.analysis import match_table, with_priors
 from mbjax.report.plots import make_folder, plot_groups, plot_run
 from mbjax.report.tables import compare_runs, describe, load_runs, paired_difference
@@ -63,4 +63,6 @@ def compare(
     names = runs["result"].iloc[0]["data"]["groups"]
     if figures:
         faces.gap_figure(rows, groups=names).savefig(figures / "gap.png", dpi=150)
+        first = {name: scores[0] for name, scores in rows.items()}
+        plots.verification_figure(first).savefig(figures / "verification.png", dpi=150)
     return faces.table3(rows, groups=names, paper=faces.PAPER if paper == "celeba" else None)

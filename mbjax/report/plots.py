@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
+from mbjax.identification import FALSE_ACCEPTS
 from mbjax.report import tables
 from mbjax.types import UserError
 
@@ -23,11 +24,13 @@ MARKERS = "os^Dv<>P"
 
 
 def plot_run(folder: pathlib.Path, result: dict[str, Any]) -> None:
-    """Draws `training.png` (loss and scores over updates) and, of classes, `class_accuracy.png` into a run's folder."""
+    """Draws `training.png` (loss and scores over updates) and `class_accuracy.png`, or of people `verification.png`."""
     title = f"{result['method']} on {result['task']}, seed {result['seed']}"
     _save(_training(_rows(folder), title), folder / "training.png")
     if "classes" in result["data"]:
         _save(_class_accuracy(result, title), folder / "class_accuracy.png")
+    else:
+        _save(verification_figure({result["method"]: result["test"]}), folder / "verification.png")
 
 
 def make_folder(folder: pathlib.Path) -> None:
@@ -159,6 +162,24 @@ def _training(rows: list[dict[str, Any]], title: str) -> Figure:
     title = "rank-1 accuracy, in all and by group" if named else "majority class and mean of the others"
     right.set(xlabel="update", ylabel="score", ylim=(-0.02, 1.02), title=title)
     right.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def verification_figure(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Receiver operating characteristics of verification: true accepts over false accepts, on a logarithmic axis.
+
+    Args:
+      rows: what `mbjax.identification.scores` gives of one run each, by name.
+    """
+    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+    axes: Axes = figure.subplots()
+    colors = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(rows)))
+    for color, (name, scores) in zip(colors, rows.items(), strict=True):
+        label = f"{name}: {100 * scores['true_accept_rate']:.1f}% at {FALSE_ACCEPTS:g}"
+        axes.plot(scores["roc"]["false_accept_rates"], scores["roc"]["true_accept_rates"], color=color, label=label)
+    axes.axvline(FALSE_ACCEPTS, color="0.5", linestyle=":", linewidth=0.8)
+    axes.set(xscale="log", xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.02), title="verification")
+    axes.legend(frameon=False, fontsize=8)
     return figure
 
 
