@@ -1,6 +1,6 @@
 """Face identification with one group scarce in training: a folder of one's own, or drawn faces (`:synthetic`).
 
-    python -m mbjax.main --config=configs/faces.py:synthetic
+    python -m mbjax.main --config=configs/faces.py:synthetic        # several rows and a table; `:synthetic,ROW` is one
     python -m mbjax.main --config=configs/faces.py --config.data.path=my_faces --config.data.scarce_group=GROUP
 
 The folder has one folder of images an identity and a file `groups.csv` with the columns identity and group. The first
@@ -13,6 +13,8 @@ from ml_collections import config_dict
 
 from mbjax import config as base
 from mbjax.types import Config, UserError
+
+ROWS = ("naive", "over", "metabalance", "no_adaptation", "large_batch")  # of `:synthetic`, in one command
 
 
 def get_config(name: str = "folder") -> Config:
@@ -39,18 +41,19 @@ def get_config(name: str = "folder") -> Config:
         max_bad_share=0.01,
     )
     config.model.update(width=16, stages=(1, 1, 1), embedding=128)
-    if scenario == "synthetic":  # sized for a CPU; plain rows see as many images as the query loop
+    changes = base.FACES_ROWS[row or "metabalance"]
+    if scenario == "synthetic":  # sized for a CPU; all rows read as many images, MetaBalance in its query loop
         config.train.batch_size = config.support.batch_size = config.query.batch_size = 64
         config.updates, config.eval.every = 300, 0.25
-    if scenario == "synthetic" and not row:
-        config.rows = {name: _changes(name, scenario) for name in ("naive", "over", "metabalance")}
-        return config
-    config.update(_changes(row or "metabalance", scenario))
+        config.rows = {} if row else {name: _sized(base.FACES_ROWS[name]) for name in ROWS}
+        changes = _sized(changes) if row else {}
+    config.update(changes)
     return config
 
 
-def _changes(row: str, scenario: str) -> dict[str, Any]:
-    changes = dict(base.FACES_ROWS[row])
-    if scenario == "synthetic" and changes.get("method") == "erm":
-        changes.update(updates=300 * 4, updates_per_call=50)
-    return changes
+def _sized(changes: dict[str, Any]) -> dict[str, Any]:
+    if changes.get("method") != "erm":
+        return changes
+    if "batch_size" in changes.get("train", {}):
+        return changes | {"train": {**changes["train"], "batch_size": 4 * 64}}
+    return changes | {"updates": 4 * 300, "updates_per_call": 50}

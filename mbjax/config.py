@@ -154,6 +154,8 @@ FACES_ROWS: dict[str, dict[str, Any]] = {
     "first_order": {"meta": {"grad_mode": "first_order"}},
     "no_adaptation": {"meta": {"inner_lr": 0.0}},
     "no_adaptation_query": {"meta": {"inner_lr": 0.0, "model_state_from": "query"}},
+    # As many query images an update, and as many updates, as MetaBalance.
+    "large_batch": {"method": "erm", "train": {"sampler": "over", "balance": "group", "batch_size": 4 * 128}},
 }  # fmt: skip
 
 

@@ -712,6 +712,11 @@ class TestRuns:
         config.data.update(synthetic_identities=20, synthetic_images=4, size=16, test_identities=6)
         config.model.update(width=2, stages=(1,), embedding=8)
         config.train.batch_size = config.support.batch_size = config.query.batch_size = 8
+        assert {name: row.get("updates", config.updates) for name, row in config.rows.items()} == {
+            "naive": 1200, "over": 1200, "metabalance": 300, "no_adaptation": 300, "large_batch": 300
+        }  # fmt: skip
+        assert config.rows.large_batch.train.batch_size == 4 * 64
+        config.rows = {name: config.rows[name].to_dict() for name in ("naive", "over", "metabalance")}
         for changes in (config, *config.rows.values()):
             changes.updates, changes.updates_per_call = 2, 2
         folders = train.train_rows(config, tmp_path / "rows")
