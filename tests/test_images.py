@@ -194,6 +194,30 @@ class TestLayouts:
         with pytest.raises(UserError, match=r"3\.0\.2 cannot be read \(.*\): move it away and choose"):
             data.load("cifar10", seed=0)
 
+    def test_tfds_mock_data(self, tmp_path, monkeypatch):
+        path = write_tfds(tmp_path, monkeypatch)
+        testing = pytest.importorskip("tensorflow_datasets").testing
+
+        def source(files: range) -> list:
+            pairs = [(file, row) for file in files for row in range(N)]
+            examples = [
+                {"id": f"{file}_{row:03}".encode(), "image": expected(file)[row], "label": LABELS[row]}
+                for file, row in pairs
+            ]
+            return [examples[k] for k in np.random.default_rng(0).permutation(len(examples))]
+
+        def shuffled(self, split=None, **options):
+            return {"train": source(range(5)), "test": source(range(5, 6))}
+
+        with testing.mock_data(as_data_source_fn=shuffled, data_dir=path):
+            assert_official(cifar10.read_tfds(path, images=N))
+        # What TFDS itself makes up has as many examples in either part.
+        with (
+            testing.mock_data(num_examples=5 * N, data_dir=path),
+            pytest.raises(UserError, match=rf"cannot be read \(it has {5 * N} test images, {N} are needed\)"),
+        ):
+            cifar10.read_tfds(path, images=N)
+
     def test_every_layout_gives_the_same_draw(self, tmp_path, monkeypatch):
         write_tfds(tmp_path, monkeypatch)
         for write in (write_binary, write_python, write_npz):

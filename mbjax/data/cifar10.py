@@ -173,12 +173,12 @@ def read_tfds(path: Path, *, images: int) -> Parts:
     """
     tfds, splits = _tfds(), []
     try:
-        parts = tfds.builder_from_directory(path).as_data_source()
+        parts = tfds.builder_from_directory(path).as_data_source(split=None)
         for part, n in (("train", 5 * images), ("test", images)):
             if len(parts[part]) != n:
                 raise ValueError(f"it has {len(parts[part])} {part} images, {n} are needed")
             # TFDS shuffles; the ids tell the official order, so that a seed draws the same images from every layout.
-            examples = sorted(parts[part].__getitems__(range(n)), key=lambda example: example["id"])
+            examples = sorted((parts[part][k] for k in range(n)), key=lambda example: example["id"])
             x, y = (np.array([example[name] for example in examples]) for name in ("image", "label"))
             splits.append(Split(x, _labels(y, path)))
     except UserError:
