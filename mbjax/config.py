@@ -69,7 +69,7 @@ def base() -> Config:
             "head": "linear",  # the last layer; or "cosine", as LDAM's
         },
         "train": stream("natural", 24),  # what plain training (erm and its kin) reads
-        "support": stream("natural", 24),
+        "support": stream("natural", 24, loss=""),  # the name of the support loop's loss, that of config.loss if empty
         "query": stream("under", 16),
         # A balanced part of the training data that l2rw and mw_net keep apart: this share of all training examples,
         # equally many of each class. The other streams read the rest.

@@ -103,16 +103,24 @@ def meta_loss(
     beta: float = 0.0,
     grad_mode: GradMode = "mixed",
     model_state_from: ModelStateFrom = "both",
+    support_loss_fn: LossFn | None = None,
 ) -> tuple[jax.Array, tuple[ModelState, Metrics]]:
     """The loss of one pair, `L_Z(θ') + β L_X(θ)`; differentiate it by `params`.
 
-    Each pass has its own random key. Running statistics go from the support pass to the query pass without a
-    gradient; `model_state_from` says which pass feeds those that are returned.
+    `support_loss_fn` is `L_X`'s, `loss_fn` that of `L_Z`, and of both if there is no other. Each pass has its own random
+    key. Running statistics go from the support pass to the query pass without a gradient; `model_state_from` says which
+    pass feeds those that are returned.
     """
     adapted, state, passes = params, model_state, []
     for k in range(inner_steps):
         adapted, (loss, state, metrics) = inner_update(
-            loss_fn, adapted, state, support, jax.random.fold_in(rng, 1 + k), inner_lr=inner_lr, grad_mode=grad_mode
+            support_loss_fn or loss_fn,
+            adapted,
+            state,
+            support,
+            jax.random.fold_in(rng, 1 + k),
+            inner_lr=inner_lr,
+            grad_mode=grad_mode,
         )
         state = jax.lax.stop_gradient(state)
         passes.append((loss, metrics))
@@ -143,6 +151,7 @@ def make_meta_step(
     pairs_per_chunk: int = 1,
     model_state_from: ModelStateFrom = "both",
     axis_name: str | None = None,
+    support_loss_fn: LossFn | None = None,
 ) -> MetaStep:
     """Makes `meta_step(state, support, query, weights=None) -> (state, metrics)`, one update of Algorithm 1.
 
@@ -162,6 +171,7 @@ def make_meta_step(
       model_state_from: whether the support pass, the query pass or both, one after the other, feed `model_state`.
       axis_name: the mapped axis of `shard_map` or `pmap` over which the pairs are spread, equally many on each device
         (`mbjax.parallel.spread`).
+      support_loss_fn: the loss of the support batches, if it is another one.
 
     Returns:
       A jitted function that donates `state`. `support` and `query` are pytrees whose leaves have a leading axis of
@@ -185,7 +195,7 @@ def make_meta_step(
     def pair_loss(params, model_state, support, query, rng, weight):
         result = meta_loss(
             loss_fn, params, model_state, support, query, rng, inner_lr=inner_lr, inner_steps=inner_steps, beta=beta,
-            grad_mode=grad_mode, model_state_from=model_state_from,
+            grad_mode=grad_mode, model_state_from=model_state_from, support_loss_fn=support_loss_fn,
         )  # fmt: skip
         return result if weight is None else jax.tree.map(lambda x: weight.astype(x.dtype) * x, result)
 

@@ -28,7 +28,7 @@ from mbjax import parallel as parallel_lib
 from mbjax.data import splits
 from mbjax.folder import Folder
 from mbjax.state import TrainState
-from mbjax.types import Config, Dataset, Split, UserError
+from mbjax.types import Config, Dataset, LossFn, Split, UserError
 
 log = logging.getLogger("mbjax")
 _SAMPLING = ("sampler", "sampling_strategy", "neighbors", "balance")  # of a stream's section, what decides its order
@@ -79,11 +79,17 @@ def make_method(
       groups: whether the examples have groups.
       parallel: `config.parallel`; one device if not given.
     """
-    loss = losses.build(**sections["loss"], class_counts=class_counts)
+
+    def loss_fn(loss: Mapping[str, Any]) -> LossFn:
+        return losses.supervised_loss(model.apply, losses.build(**loss, class_counts=class_counts))
+
     tx = methods.make_optimizer(**sections["optimizer"], updates=updates)
-    loss_fn = losses.supervised_loss(model.apply, loss)
+    support_loss = sections["support"]["loss"]
     zeros = np.zeros(example.shape, np.float32 if example.dtype == np.uint8 else example.dtype)
-    problem = methods.Problem(model, loss_fn, tx, zeros, class_counts, updates, parallel)
+    problem = methods.Problem(
+        model, loss_fn(sections["loss"]), tx, zeros, class_counts, updates, parallel,
+        loss_fn({**sections["loss"], "name": support_loss}) if support_loss else None,
+    )  # fmt: skip
     method = methods.build(name, problem, sections)
     streams = {stream: sections[stream] for stream in method.streams}
     step = augment.before(method.step, streams, classes=len(class_counts), image=example.ndim == 4, groups=groups)

@@ -198,7 +198,10 @@ def test_crops_are_refused_for_tables(tmp_path):
 
 
 def test_mixup_in_the_query_loop_and_an_adjusted_support_loss_train(tmp_path):
-    result = train.train_and_evaluate(small(**{"query.mix": "mixup", "loss.name": "logit_adjustment"}), tmp_path)
+    config = small(**{"query.mix": "mixup", "support.loss": "logit_adjustment"})
+    result = train.train_and_evaluate(config, tmp_path)
+    other = train.train_and_evaluate(small(**{"query.mix": "mixup"}), tmp_path / "other")
+    assert result["test"]["log_loss"] != other["test"]["log_loss"]
     assert np.isfinite(result["test"]["log_loss"])
     with np.load(tmp_path / "predictions.npz") as predictions:
         p, labels = predictions["probabilities"], predictions["labels"]

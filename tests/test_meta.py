@@ -125,6 +125,23 @@ def test_quadratic_has_its_closed_form(options, grad_mode, pairs_per_chunk):
         assert_close(actual, query["A"].mean(0) @ theta - query["a"].mean(0), 1e-13)
 
 
+@pytest.mark.parametrize("grad_mode", ["reverse", "mixed", "first_order"])
+def test_the_support_loop_may_have_a_loss_of_its_own(grad_mode):
+    theta, support, query = np.array([1.0, -2.0, 0.5, 3.0]), quadratic_batches(0), quadratic_batches(1)
+
+    def thrice(*arguments):
+        loss, aux = quadratic(*arguments)
+        return 3 * loss, aux
+
+    options: Any = {"inner_lr": 0.1, "beta": 0.7}
+    actual = meta_gradient(
+        quadratic, jnp.array(theta), support, query, grad_mode=grad_mode, support_loss_fn=thrice, **options
+    )
+    tripled = {name: 3 * array for name, array in support.items()}
+    expected = closed_form(theta, tripled, query, first_order=grad_mode == "first_order", **options)
+    assert_close(actual, expected, 1e-13)
+
+
 def test_metrics_are_means_over_pairs_of_the_losses_before_and_after_the_adaptation():
     theta, support, query = np.array([1.0, -2.0, 0.5, 3.0]), quadratic_batches(0), quadratic_batches(1)
     tx = optax.sgd(1.0)

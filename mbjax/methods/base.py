@@ -29,6 +29,7 @@ class Problem:
       class_counts: training examples of each class, `[classes]`.
       updates: of the whole run.
       parallel: whether and how a method that can spread its work over devices does; see `mbjax.parallel`.
+      support_loss_fn: the loss of the support loop, if it is another one.
     """
 
     model: nn.Module
@@ -38,6 +39,7 @@ class Problem:
     class_counts: Any
     updates: int
     parallel: Parallel = "none"
+    support_loss_fn: LossFn | None = None
 
     def init(self, seed: int) -> TrainState:
         """Fresh weights. The same seed gives every method the same ones."""

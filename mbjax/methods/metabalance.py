@@ -9,7 +9,7 @@ from mbjax import parallel
 from mbjax.meta import make_meta_step
 from mbjax.methods.base import Method, Problem
 from mbjax.state import TrainState
-from mbjax.types import Batch, Metrics
+from mbjax.types import Batch, LossFn, Metrics
 
 
 def build(problem: Problem, *, support: dict[str, Any], query: dict[str, Any], meta: dict[str, Any]) -> Method:
@@ -21,14 +21,17 @@ def build(problem: Problem, *, support: dict[str, Any], query: dict[str, Any], m
     devices = parallel.choose_devices(problem.parallel, pairs=pairs, init=problem.init)
     axis_name = parallel.AXIS if devices else None
 
-    def make(**options: Any) -> Callable[..., tuple[TrainState, Metrics]]:
-        meta_step = make_meta_step(problem.loss_fn, problem.tx, axis_name=axis_name, **options)
+    def make(loss_fn: LossFn, **options: Any) -> Callable[..., tuple[TrainState, Metrics]]:
+        meta_step = make_meta_step(loss_fn, problem.tx, axis_name=axis_name, **options)
         wrapper = "pmap" if problem.parallel == "pmap" else "shard_map"
         return parallel.spread(meta_step, devices, wrapper=wrapper) if devices else meta_step
 
-    meta_step = make(**meta)
+    meta_step = make(problem.loss_fn, support_loss_fn=problem.support_loss_fn, **meta)
     # At γ = 0 an update minimises the query loss at θ.
-    plain_step = make(inner_lr=0.0, model_state_from="query", pairs_per_chunk=meta["pairs_per_chunk"])
+    plain_step = make(
+        problem.support_loss_fn or problem.loss_fn,
+        inner_lr=0.0, model_state_from="query", pairs_per_chunk=meta["pairs_per_chunk"],
+    )  # fmt: skip
 
     def step(state: TrainState, batches: Mapping[str, Batch]) -> tuple[TrainState, Metrics]:
         both = batches["support"], batches["query"]
