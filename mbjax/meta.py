@@ -107,9 +107,9 @@ def meta_loss(
 ) -> tuple[jax.Array, tuple[ModelState, Metrics]]:
     """The loss of one pair, `L_Z(θ') + β L_X(θ)`; differentiate it by `params`.
 
-    `support_loss_fn` is `L_X`'s, `loss_fn` that of `L_Z`, and of both if there is no other. Each pass has its own random
-    key. Running statistics go from the support pass to the query pass without a gradient; `model_state_from` says which
-    pass feeds those that are returned.
+    `support_loss_fn` is `L_X`'s, `loss_fn` that of `L_Z`, and of both if there is no other. Each pass has its own
+    random key. Running statistics go from the support pass to the query pass without a gradient; `model_state_from`
+    says which pass feeds those that are returned.
     """
     adapted, state, passes = params, model_state, []
     for k in range(inner_steps):

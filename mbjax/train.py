@@ -85,6 +85,8 @@ def make_method(
 
     tx = methods.make_optimizer(**sections["optimizer"], updates=updates)
     support_loss = sections["support"]["loss"]
+    if support_loss not in ("", *losses.LOSSES):
+        raise UserError(f"config.support.loss={support_loss!r}: choose one of {', '.join(losses.LOSSES)}, or none")
     zeros = np.zeros(example.shape, np.float32 if example.dtype == np.uint8 else example.dtype)
     problem = methods.Problem(
         model, loss_fn(sections["loss"]), tx, zeros, class_counts, updates, parallel,
