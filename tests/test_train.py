@@ -93,7 +93,7 @@ def test_a_run_learns_and_leaves_its_folder(method, tmp_path):
 def test_every_loss_learns(loss, tmp_path):
     """One battery for all: re-weighted half-way, on a cosine head where the loss scales its logits."""
     config = small_config("drw", updates=600, updates_per_call=100, **{"eval.every": 600})
-    config.model.update(hidden=(64,), dropout=(), head="cosine" if loss == "ldam" else "linear")
+    config.model.update(hidden=(64,), dropout=(), head="cosine" if loss in ("ldam", "cosface") else "linear")
     config.loss.update(name=loss, deferred=0.5)
     config.optimizer.lr = 0.05
     result = train.train_and_evaluate(config, tmp_path)
