@@ -415,9 +415,9 @@ class TestImageFiles:
 
     def test_a_repeated_row_is_decoded_once(self, tmp_path, monkeypatch):
         read = []
-        decode = host_images.images._decode
+        decode = host_images.images.decode_one
         monkeypatch.setattr(
-            host_images.images, "_decode", lambda file, size: (read.append(file.name), decode(file, size))[1]
+            host_images.images, "decode_one", lambda file, size: (read.append(file.name), decode(file, size))[1]
         )
         x = host_images.ImageFiles(self.files(tmp_path), size=8)
         assert numbers(x[np.array([3, 5, 3, 3])]).tolist() == [3, 5, 3, 3]
@@ -493,7 +493,7 @@ class TestPrepared:
         load_celeba(**options)
         assert sorted(file.name for file in path.parent.iterdir()) == ["prepared.json", "prepared.npy"]
         assert np.load(path).shape == (144, 8, 8, 3)
-        monkeypatch.setattr(host_images.images, "_decode", lambda file, size: pytest.fail("decoded again"))
+        monkeypatch.setattr(host_images.images, "decode_one", lambda file, size: pytest.fail("decoded again"))
         for seed in (0, 1):  # one file serves every draw
             dataset = load_celeba(seed, **options)
             assert isinstance(dataset.train.x, host_images.Rows)

@@ -52,7 +52,7 @@ def decode(files: Sequence[Path], *, size: int, threads: int = 0) -> Decoded:
         failed = {}
         for number in range(start, min(start + _TASK, len(files))):
             try:
-                x[number] = images._decode(files[number], size)
+                x[number] = images.decode_one(files[number], size)
             # What Pillow raises for damaged files depends on the format.
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 failed[number] = type(error).__name__

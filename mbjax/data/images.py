@@ -133,7 +133,7 @@ def decode(files: Sequence[Path], *, size: int) -> np.ndarray:
 
     def read(number: int) -> str:
         try:
-            x[number] = _decode(files[number], size)
+            x[number] = decode_one(files[number], size)
             return ""
         # What Pillow raises for damaged files depends on the format.
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -147,7 +147,7 @@ def decode(files: Sequence[Path], *, size: int) -> np.ndarray:
     return x
 
 
-def _decode(file: Path, size: int) -> np.ndarray:
+def decode_one(file: Path, size: int) -> np.ndarray:
     with Image.open(file) as image:
         image.draft("RGB", (2 * size, 2 * size))  # a JPEG much larger than this is decoded at a fraction of its size
         image = ImageOps.exif_transpose(image)
