@@ -148,6 +148,7 @@ def decode(files: Sequence[Path], *, size: int) -> np.ndarray:
 
 
 def decode_one(file: Path, size: int) -> np.ndarray:
+    """Reads one image, `[size, size, 3]` uint8, as `decode` does; raises whatever Pillow does of a damaged file."""
     with Image.open(file) as image:
         image.draft("RGB", (2 * size, 2 * size))  # a JPEG much larger than this is decoded at a fraction of its size
         image = ImageOps.exif_transpose(image)
