@@ -162,6 +162,9 @@ def resnet(repetitions: int) -> None:
         mbjax_contestant("mbjax first_order", model, batch, grad_mode="first_order"),
         mbjax_contestant("mbjax mixed, 6 pairs", model, batches(6, 20, 30, (32, 32, 3), 10), grad_mode="mixed"),
     ]
+    if jax.default_backend() == "cpu":  # what Winograd's convolution is worth
+        explicit = models.build("resnet18", outputs=10, conv="explicit")
+        contestants.append(mbjax_contestant("mbjax mixed, no Winograd", explicit, batch, grad_mode="mixed"))
     # Reverse over reverse leads XLA's CPU loops off their fast convolution; matrix products it has in any order.
     reverse = models.build("resnet18", outputs=10, conv="matmul") if jax.default_backend() == "cpu" else model
     contestants.append(mbjax_contestant("mbjax reverse", reverse, batch, grad_mode="reverse"))

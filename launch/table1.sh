@@ -32,17 +32,17 @@ for seed in $(seq 0 $((seeds - 1))); do
   for scenario in ${scenarios//,/ }; do
     for row in ${rows//,/ }; do echo "$scenario $row $seed"; done
   done
-done | xargs -P "$((gpus > 0 ? gpus : $(nproc)))" --process-slot-var=SLOT -L 1 \
+done | xargs -r -P "$((gpus > 0 ? gpus : $(nproc)))" --process-slot-var=SLOT -L 1 \
   bash -c 'one_run "${@: -3}" "${@:1:$#-3}"' _ "${options[@]}"
 
 for scenario in ${scenarios//,/ }; do
-  groups=()
+  groups=() analysis=(--priors --figures="$out/$scenario")
   for row in ${rows//,/ }; do
-    finished=$(compgen -G "$out/$scenario/$row-*/result.json" | xargs -r -n 1 dirname | sort -V | paste -sd,)
+    finished=$(ls -d "$out/$scenario/$row"-*/result.json 2>/dev/null | xargs -r -n 1 dirname | sort -V | paste -sd,) || true
     [ -z "$finished" ] || groups+=("$row=$finished")
   done
-  [ "$scenario" = small ] && paper=() || paper=(--paper="cifar10_$scenario")
-  case ",$rows," in *,naive,*metabalance,*) match=(--match=naive:metabalance) ;; *) match=() ;; esac
-  .venv/bin/python -m mbjax.report "${groups[@]}" --priors "${paper[@]}" "${match[@]}" --figures="$out/$scenario" |
-    tee "$out/$scenario/table.md"
+  case " ${groups[*]}" in *" naive="*) analysis+=(--reference=naive) ;; esac
+  case " ${groups[*]}" in *" naive="*" metabalance="* | *" metabalance="*" naive="*) analysis+=(--match=naive:metabalance) ;; esac
+  [ "$scenario" = small ] || analysis+=(--paper="cifar10_$scenario")
+  .venv/bin/python -m mbjax.report "${groups[@]}" "${analysis[@]}" | tee "$out/$scenario/table.md"
 done
