@@ -55,7 +55,7 @@ def make_evaluators(
 
         return evaluate
 
-    return {name: make(split) for name, split in dataset.splits.items()}
+    return {name: make(dataset.scored.get(name, split)) for name, split in dataset.splits.items()}
 
 
 def make_predict(

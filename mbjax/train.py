@@ -201,7 +201,7 @@ def feed(
 def _read(stream: sampling.Stream, rows: np.ndarray, count: int, method: methods.Method) -> Examples:
     x = np.zeros((*rows.shape, *stream.x.shape[1:]), stream.x.dtype)
     x[:count] = stream.x[rows[:count]]
-    read = {"x": x, **{name: labels[rows] for name, labels in stream.labels.items()}}
+    read = {"x": x, **{name: labels[rows].astype(np.int32) for name, labels in stream.labels.items()}}
     return parallel_lib.replicate(jax.tree.map(jnp.asarray, read), method.devices)
 
 

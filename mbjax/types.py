@@ -32,11 +32,14 @@ class HostArray(Protocol):
       shape: `(n, ...)`.
       dtype: of what is read.
       digest: names the content, without reading all of it.
+      block: examples that lie together, so that reading all of them costs little more than one. Samplers go through
+        the examples block by block where it is more than 1.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     digest: str
+    block: int
 
     def __len__(self) -> int: ...
 
@@ -52,7 +55,7 @@ class Split:
     Attributes:
       x: features or images, `[n, ...]`, float32 (or uint8 images). An array goes to the device whole; a `HostArray`
         is read batch by batch.
-      y: class numbers, `[n]`, int32.
+      y: class numbers, `[n]`, int32; of a table of many millions any integers.
       group: numbers of the groups that a method may balance and a score may compare, `[n]`, int32, if there are any.
     """
 
@@ -77,6 +80,7 @@ class Dataset:
       kind: in `"classification"` every split has all classes. In `"identification"` a class is a person, and those of
         the test split do not occur in training: the classes are the training split's, the test split has numbers of
         its own.
+      scored: what is scored in place of the split of that name: a part of a training split of many millions.
     """
 
     splits: Mapping[str, Split]
@@ -85,6 +89,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     kind: Literal["classification", "identification"] = "classification"
+    scored: Mapping[str, Split] = dataclasses.field(default_factory=dict)
 
     @property
     def train(self) -> Split:

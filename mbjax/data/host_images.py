@@ -146,7 +146,7 @@ class ImageFiles:
         max_bad_share: float = 0.01,
         threads: int = 0,
     ):
-        self.shape, self.dtype = (len(files), size, size, 3), np.dtype(np.uint8)
+        self.shape, self.dtype, self.block = (len(files), size, size, 3), np.dtype(np.uint8), 1
         self.digest = digest(files, size=size)
         self._files, self._identity, self._max_bad_share, self._threads = files, identity, max_bad_share, threads
         self._bad: dict[str, str] = {}
@@ -221,7 +221,7 @@ class PreparedImages:
             raise UserError(f"{path} cannot be read as prepared images ({reason}): {mend}") from None
         if self.digest != digest:
             raise UserError(f"{path} was prepared from other images, or in another size: {mend}")
-        self.shape, self.dtype = self._x.shape, self._x.dtype
+        self.shape, self.dtype, self.block = self._x.shape, self._x.dtype, 1
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -241,7 +241,7 @@ class Rows:
 
     def __init__(self, base: HostArray, rows: np.ndarray):
         self._base, self._rows = base, rows
-        self.shape, self.dtype = (len(rows), *base.shape[1:]), base.dtype
+        self.shape, self.dtype, self.block = (len(rows), *base.shape[1:]), base.dtype, 1
         self.digest = hashlib.sha256(base.digest.encode() + np.ascontiguousarray(rows, np.int64).data).hexdigest()
 
     def __len__(self) -> int:
