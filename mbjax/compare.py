@@ -332,6 +332,7 @@ def _start_worker(workers: Any, jobs: int) -> None:
         os.sched_setaffinity(0, cores[number % len(cores) :: jobs])
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     cli.show_log()
+    cli.keep_programs()
 
 
 def _leave_with_parent() -> None:
@@ -364,6 +365,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: options are written --config.key=value")
     cli.show_log()
+    cli.keep_programs()
     names = list(CONTENDERS) if _METHODS.value == "all" else _METHODS.value.split(",")
     for name in names:
         if name not in CONTENDERS:

@@ -23,6 +23,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}: options are written --config.key=value")
     cli.show_log()
     parallel.use_all_cores()
+    cli.keep_programs()
     config = _CONFIG.value
     try:
         settings = config.to_dict()
