@@ -66,7 +66,7 @@ def get_config(name: str = "severe") -> Config:
     config.query.update(sampler="over", batch_size=30)
     for stream in base.STREAMS:
         config[stream].augment = "crop_flip"
-    config.meta.update(steps=80, inner_lr=0.01, beta=0.0, pairs_per_chunk=1)
+    config.meta.update(steps=80, inner_lr=0.01, beta=0.0)
     config.optimizer.update(lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, schedule="cosine")
     config.epochs = 350
     config.eval.update(every=0.05, batch_size=500)

@@ -34,7 +34,6 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     config.query.update(sampler="class_balanced", batch_size=30)
     config.support.augment = config.query.augment = config.train.augment = "crop_flip"
     config.meta.steps = 8
-    config.meta.pairs_per_chunk = 1
     config.updates_per_call = 10
     config.optimizer.lr = 0.05
     config.optimizer.schedule = "cosine"

@@ -8,12 +8,13 @@ import pathlib
 import platform
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 
 import jax
 from absl import app
 
-from mbjax import train
+from mbjax import hosts, train
 from mbjax.types import UserError
 
 log = logging.getLogger("mbjax")
@@ -22,13 +23,25 @@ _KEPT_BYTES = 2 * 2**30
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Parses the flags and runs a command."""
+    """Parses the flags and runs a command. Of several processes, one that fails ends the others."""
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:
-        sys.exit(_say(f"error: {error}", 2))
+        status = _say(f"error: {error}", 2)
+        hosts.leave(str(error), status)
+        sys.exit(status)
     except train.Interrupted as interruption:
+        hosts.finish()
         sys.exit(_say(str(interruption), interruption.exit_status))
+    except Exception as error:
+        if jax.distributed.is_initialized():
+            hosts.await_news()
+            traceback.print_exc()
+            hosts.leave(f"{type(error).__name__}, see its log", 1)
+        raise
+    except SystemExit:
+        hosts.finish()
+        raise
     except KeyboardInterrupt:
         sys.stdout.flush()
         os._exit(_say("stopped; the same command goes on from what is done", 130))  # and waits for no other process

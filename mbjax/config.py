@@ -82,7 +82,8 @@ def base() -> Config:
             "inner_steps": 1,
             "beta": 0.0,
             "grad_mode": "mixed",
-            "pairs_per_chunk": 80,
+            # Pairs that are vmapped together; None: all, but one at a time where the model has convolutions.
+            "pairs_per_chunk": config_dict.placeholder(int),
             "model_state_from": "both",
             "warmup": 0.0,  # the share of the updates, at first, that train plainly on the support batches
         },
@@ -136,8 +137,8 @@ def base() -> Config:
         "keep_checkpoints": 3,
         # Several runs in one command, each in a folder of its name: {"row": {what it changes}}; one run if empty.
         "rows": {},
-        # Pairs spread over all devices (of a CPU: its cores) by "shard_map" or "pmap", or not ("none"); see
-        # mbjax.parallel.choose_devices for "auto". It changes no result but by rounding.
+        # Work spread over all devices (of a CPU: its cores), pairs by "shard_map" or "pmap", or not ("none"); see
+        # mbjax.parallel.choose_mesh for "auto". It changes no result but by rounding.
         "parallel": "auto",
     }
     return ConfigDict(defaults)
@@ -174,7 +175,7 @@ def identification() -> Config:
     config.query.update(sampler="class_balanced", balance="group", sum_groups=True)
     for name in STREAMS:
         config[name].augment = "crop_flip"
-    config.meta.update(steps=4, inner_lr=0.01, beta=0.0, pairs_per_chunk=1)
+    config.meta.update(steps=4, inner_lr=0.01, beta=0.0)
     config.optimizer.update(
         lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, decay_batch_norm=False, schedule="step",
         drops=(50 / 120, 100 / 120),
@@ -220,7 +221,7 @@ def validate(config: Config) -> Config:
 
     for key in (
         *(f"{name}.batch_size" for name in STREAMS),
-        *(f"meta.{name}" for name in ("steps", "inner_steps", "pairs_per_chunk")),
+        *(f"meta.{name}" for name in ("steps", "inner_steps")),
         *("eval.batch_size", "updates_per_call", "keep_checkpoints", "weight_net.hidden", "m2m.steps"),
     ):
         check(key, "at least 1 is needed", lambda x: x >= 1)
@@ -246,6 +247,7 @@ def validate(config: Config) -> Config:
     check("m2m.pretrain", "a number above 0 and below 1 is needed", lambda x: 0 < x < 1)
     check("m2m.lambda", "a number of at least 0 is needed", lambda x: math.isfinite(x) and x >= 0)
     check("updates", "at least 1 is needed, or None for config.epochs to decide", lambda x: x is None or x >= 1)
+    check("meta.pairs_per_chunk", "at least 1 is needed, or None to leave it to mbjax", lambda x: x is None or x >= 1)
     for key, choices in CHOICES.items():
         check(key, f"choose one of {', '.join(choices)}", choices.__contains__)
     for name in STREAMS:

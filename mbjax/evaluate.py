@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from mbjax import augment, identification, metrics, sampling
+from mbjax import augment, identification, metrics, parallel, sampling
 from mbjax.state import TrainState
 from mbjax.types import Dataset, PyTree, Split, UserError
 
@@ -27,7 +27,7 @@ Evaluate = Callable[[TrainState], Result]
 
 
 def make_evaluators(
-    model: nn.Module, dataset: Dataset, *, batch_size: int, protocol: str = "clean"
+    model: nn.Module, dataset: Dataset, *, batch_size: int, protocol: str = "clean", mesh: Mesh | None = None
 ) -> dict[str, Evaluate]:
     """Makes `evaluate(state) -> Result` of every split that one can score.
 
@@ -40,13 +40,14 @@ def make_evaluators(
       dataset: the splits.
       batch_size: examples that the device holds activations for at a time.
       protocol: `config.eval.protocol`, see `make_predict`.
+      mesh: where the state lies; its devices share each batch. None for the default device.
     """
     if dataset.kind == "identification":
-        return {"test": _identify(model, dataset, batch_size=batch_size)}
+        return {"test": _identify(model, dataset, batch_size=batch_size, mesh=mesh)}
     majority_class = int(dataset.class_counts.argmax())
 
     def make(split: Split) -> Evaluate:
-        predict = make_predict(model, split, batch_size=batch_size, protocol=protocol)
+        predict = make_predict(model, split, batch_size=batch_size, protocol=protocol, mesh=mesh)
 
         def evaluate(state: TrainState) -> Result:
             p = predict(state)
@@ -59,7 +60,7 @@ def make_evaluators(
 
 
 def make_predict(
-    model: nn.Module, split: Split, *, batch_size: int, protocol: str = "clean"
+    model: nn.Module, split: Split, *, batch_size: int, protocol: str = "clean", mesh: Mesh | None = None
 ) -> Callable[[TrainState], np.ndarray]:
     """Makes `predict(state) -> probabilities`, float64 `[n, classes]`, of every example of a split in its order.
 
@@ -69,14 +70,15 @@ def make_predict(
       batch_size: examples that the device holds activations for at a time.
       protocol: `"clean"` takes the examples as they are. `"authors"` crops images to 28×28 and flips them at random,
         with the same random numbers in every call, as the code of the paper's authors does at test.
+      mesh: see `make_evaluators`.
 
     Raises:
       UserError: the authors' protocol for what are no images.
     """
     if protocol == "authors" and (len(split.x.shape) != 4 or min(split.x.shape[1:3]) < 28):
         raise UserError(f"config.eval.protocol={protocol!r} is for images of 28×28 pixels or more")
-    run = _make_run(model, "crop28_flip" if protocol == "authors" else "none", features=False)
-    batches = _Batches(split, batch_size)
+    run = _make_run(model, "crop28_flip" if protocol == "authors" else "none", features=False, mesh=mesh)
+    batches = _Batches(split, batch_size, mesh)
 
     def predict(state: TrainState) -> np.ndarray:
         z = batches.map(lambda number, x: run(_variables(state), number, x)).astype(np.float64)
@@ -89,8 +91,9 @@ def make_predict(
     return predict
 
 
-def _identify(model: nn.Module, dataset: Dataset, *, batch_size: int) -> Evaluate:
-    run, batches, split = _make_run(model, "none", features=True), _Batches(dataset.test, batch_size), dataset.test
+def _identify(model: nn.Module, dataset: Dataset, *, batch_size: int, mesh: Mesh | None) -> Evaluate:
+    split = dataset.test
+    run, batches = _make_run(model, "none", features=True, mesh=mesh), _Batches(split, batch_size, mesh)
     groups = np.zeros(len(split), np.int32) if split.group is None else split.group
 
     def evaluate(state: TrainState) -> Result:
@@ -102,23 +105,30 @@ def _identify(model: nn.Module, dataset: Dataset, *, batch_size: int) -> Evaluat
 
 
 class _Batches:
-    """The batches of a split, on the device if its examples are in memory, else read ahead from the host."""
+    """The batches of a split, on the device if its examples are in memory, else read ahead from the host.
 
-    def __init__(self, split: Split, batch_size: int):
-        self._split, self._count = split, len(split)
+    Each device of a mesh has its part of every batch, and each process reads what is its devices'.
+    """
+
+    def __init__(self, split: Split, batch_size: int, mesh: Mesh | None):
+        self._split, self._count, self._mesh = split, len(split), parallel.flat(mesh)
         self._size = min(batch_size, self._count)
-        rows = np.arange(self._count + -self._count % self._size) % self._count
-        self._rows = rows.reshape(-1, self._size)
-        self._x = jnp.asarray(split.x) if isinstance(split.x, np.ndarray) else None
+        rows = np.arange(parallel.padded(self._count, self._size)) % self._count
+        rest = np.zeros((len(rows) // self._size, -self._size % mesh.size if mesh else 0), int)
+        self._rows = np.concatenate([rows.reshape(-1, self._size), rest], axis=1)  # devices get equally many
+        self._x = self._read(self._rows) if isinstance(split.x, np.ndarray) else None
+
+    def _read(self, rows: np.ndarray) -> jax.Array:
+        return parallel.feed(lambda box: self._split.x[rows[box]], rows.shape, self._mesh)
 
     def map(self, function: Callable[[int, Any], jax.Array]) -> np.ndarray:
         """`function(number of the batch, its examples)` of all, `[n, ...]`."""
         if self._x is not None:
-            batches = (self._x[rows] for rows in self._rows)
+            batches = (self._x[number] for number in range(len(self._rows)))
         else:
-            batches = sampling.prefetch(self._split.x[rows] for rows in self._rows)
+            batches = sampling.prefetch(self._read(rows[None])[0] for rows in self._rows)
         out = [function(number, x) for number, x in enumerate(batches)]  # calls return before the device is done
-        return np.concatenate([np.asarray(part) for part in out])[: self._count]
+        return np.concatenate([np.asarray(part)[: self._size] for part in out])[: self._count]
 
 
 def _variables(state: TrainState) -> PyTree:
@@ -126,7 +136,9 @@ def _variables(state: TrainState) -> PyTree:
 
 
 @functools.lru_cache(maxsize=32)
-def _make_run(model: nn.Module, augmentation: str, *, features: bool) -> Callable[[PyTree, int, jax.Array], jax.Array]:
+def _make_run(
+    model: nn.Module, augmentation: str, *, features: bool, mesh: Mesh | None
+) -> Callable[[PyTree, int, jax.Array], jax.Array]:
     """One compiled function a model, whichever split or run it is for."""
     apply: Callable[..., Any] = model.apply
 
@@ -135,8 +147,8 @@ def _make_run(model: nn.Module, augmentation: str, *, features: bool) -> Callabl
         x = augment.AUGMENTATIONS[augmentation](jax.random.fold_in(jax.random.key(0), number), x)
         x = augment.to_float(x)
         if not features:
-            return apply(variables, x, train=False)
+            return parallel.keep_replicated(apply(variables, x, train=False), mesh)
         embeddings = [apply(variables, image, train=False, features=True) for image in (x, x[:, :, ::-1])]
-        return embeddings[0] + embeddings[1]  # as in the authors' code
+        return parallel.keep_replicated(embeddings[0] + embeddings[1], mesh)  # as in the authors' code
 
     return run

@@ -1,4 +1,8 @@
-"""`python -m mbjax.main --config=configs/digits.py [--config.key=value …] [--workdir=DIR]`: trains and evaluates."""
+"""`python -m mbjax.main --config=configs/digits.py [--config.key=value …] [--workdir=DIR]`: trains and evaluates.
+
+Several processes train as one where each is given --coordinator, --processes and --process, or where SLURM, Open MPI or
+Kubernetes says so: `mbjax.hosts`.
+"""
 
 import hashlib
 import json
@@ -8,13 +12,16 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from mbjax import cli, parallel, report, train
+from mbjax import cli, hosts, parallel, report, train
 from mbjax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration, such as configs/digits.py.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; the same command goes on where it stopped. Default: runs/TASK-METHOD-HASH."
 )
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "Of several processes: process 0's HOST:PORT.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "Of several processes: how many there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "Of several processes: this one's number, from 0.")
 flags.mark_flag_as_required("config")
 
 
@@ -23,6 +30,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}: options are written --config.key=value")
     cli.show_log()
     parallel.use_all_cores()
+    numbers = {"coordinator": _COORDINATOR.value, "processes": _PROCESSES.value, "process": _PROCESS.value}
+    hosts.start(hosts.find_place(os.environ, **numbers))
     cli.keep_programs()
     config = _CONFIG.value
     try:
@@ -31,12 +40,12 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from None
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
     workdir = _WORKDIR.value or os.path.join("runs", f"{config.task}-{config.method}-{digest}")
-    if config.rows:
-        folders = train.train_rows(config, workdir)
-        print(report.compare({name: [folder] for name, folder in folders.items()}, figures=pathlib.Path(workdir)))
-    else:
-        print(report.describe(train.train_and_evaluate(config, workdir)))
-    print(f"in {workdir}: " + ", ".join(sorted(path.name for path in pathlib.Path(workdir).iterdir())))
+    folders = train.train_rows(config, workdir) if config.rows else {}
+    result = None if config.rows else train.train_and_evaluate(config, workdir)
+    if hosts.leads():
+        runs, figures = {name: [folder] for name, folder in folders.items()}, pathlib.Path(workdir)
+        print(report.describe(result) if result else report.compare(runs, figures=figures))
+        print(f"in {workdir}: " + ", ".join(sorted(path.name for path in figures.iterdir())))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""The pairs of one update, spread over the devices of this machine; the only file that counts devices.
+"""Where an update's work lies: a mesh of devices, of one host or of many. The only file that counts devices.
+
+A mesh has two axes. Along `pairs` each group of devices takes its share of the pairs, and one all-reduce sums what they
+found. Along `batch` the devices of a group share every batch: XLA's partitioner splits it, so the model and its loss
+still see the whole of it, BatchNorm's statistics and dropout included. Plain training has one group.
 
 On a CPU, XLA runs the small matrix products of an MLP on one core. Two CPU devices with half of the pairs each use two.
 """
@@ -13,16 +17,17 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mbjax.state import TrainState
-from mbjax.types import Batch, Metrics, PyTree
+from mbjax.types import Batch, Metrics, PyTree, UserError
 
 Parallel = Literal["auto", "shard_map", "pmap", "none"]
-Devices = tuple[Any, ...]
-"""Of `jax.local_devices()`."""
 AXIS = "pairs"
 """The mapped axis: the `axis_name` of a meta-step that is spread."""
+BATCH = "batch"
 
 _PAIRS_PER_CPU_DEVICE = 8
 _PARAMETERS_ON_CPU = 50_000  # on two cores, MLPs of 10,000 and 26,000 gained; one of 85,000 and the CNN lost
+_EXAMPLES_PER_DEVICE = 16  # of plain training; with fewer the all-reduce would cost more than the work
+_IDLE = 0.25  # the share of a mesh that may be idle for want of pairs, before batches are split
 
 
 def use_all_cores() -> None:
@@ -38,81 +43,208 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", cores)
 
 
-def choose_devices(parallel: Parallel, *, pairs: int, init: Callable[[int], TrainState]) -> Devices:
-    """The devices that the pairs of an update are spread over; empty for JAX's default device.
+def check_processes(parallel: Parallel) -> None:
+    """Raises a UserError if there are several processes and `config.parallel` is for one."""
+    if jax.process_count() > 1 and parallel in ("none", "pmap"):
+        raise UserError(
+            f"config.parallel={parallel!r} is for one process, and these are {jax.process_count()}: "
+            "choose auto or shard_map"
+        )
+
+
+def choose_mesh(
+    parallel: Parallel, *, batch: int, pairs: int | None = None, init: Callable[[int], TrainState]
+) -> Mesh | None:
+    """The devices that an update is spread over; None for JAX's default device.
 
     Args:
-      parallel: `"none"` is one device; `"shard_map"` and `"pmap"` are all of this process. `"auto"` is all
-        accelerators; CPU devices only for models without a state (BatchNorm) and of at most 50,000 parameters, with at
-        least 8 pairs a device. Larger ones keep one device, whose products XLA spreads over cores by itself, and the
-        memory of one.
-      pairs: of an update.
+      parallel: `"none"` is one device; `"shard_map"` and `"pmap"` are all. `"auto"` is all accelerators, for plain
+        training as many as have 16 examples each. CPU devices it takes only for pairs, at least 8 a device, of models
+        without a state (BatchNorm) and of at most 50,000 parameters: others keep one device, whose products XLA spreads
+        over cores by itself, and the memory of one. A job of several processes always takes all devices.
+      batch: examples of a batch.
+      pairs: of an update; None for plain training.
       init: `init(seed) -> state`, for the shapes of the model.
     """
-    devices = tuple(jax.local_devices())
-    if parallel == "auto" and devices[0].platform == "cpu":
-        devices = devices[: max(1, pairs // _PAIRS_PER_CPU_DEVICE)]
-        if len(devices) > 1:
-            shapes = jax.eval_shape(init, 0)
-            parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
-            if shapes.model_state or parameters > _PARAMETERS_ON_CPU:
-                devices = ()
-    return devices if parallel != "none" and len(devices) > 1 else ()
+    if parallel == "none":
+        return None
+    devices = jax.devices()
+    if parallel == "auto" and jax.process_count() == 1:
+        devices = devices[: _worthwhile(devices[0].platform == "cpu", batch, pairs, init)]
+    groups = 1 if pairs is None else count_groups(len(devices), pairs, split=parallel != "pmap")
+    return Mesh(np.array(devices).reshape(groups, -1), (AXIS, BATCH)) if len(devices) > 1 else None
+
+
+def _worthwhile(cpu: bool, batch: int, pairs: int | None, init: Callable[[int], TrainState]) -> int:
+    """How many devices are worth having."""
+    if not cpu:
+        return max(1, batch // _EXAMPLES_PER_DEVICE) if pairs is None else pairs * batch
+    if pairs is None or pairs < 2 * _PAIRS_PER_CPU_DEVICE:
+        return 1
+    shapes = jax.eval_shape(init, 0)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    return 1 if shapes.model_state or parameters > _PARAMETERS_ON_CPU else pairs // _PAIRS_PER_CPU_DEVICE
+
+
+def count_groups(devices: int, pairs: int, *, split: bool = True) -> int:
+    """Groups of equally many devices: as many as there are pairs for, but that at most a quarter of them is idle.
+
+    Eight devices have 8 groups for 80 pairs and for 81 (88 places), 4 groups of two devices for 4 pairs and for 9 (12
+    places), and one of eight for one pair. Without `split` every device is a group.
+    """
+    if not split:
+        return devices
+    sizes = [groups for groups in range(min(devices, pairs), 0, -1) if devices % groups == 0]
+    return next(groups for groups in sizes if 1 - pairs / padded(pairs, groups) <= _IDLE)
+
+
+def padded(pairs: int, groups: int) -> int:
+    """The next multiple of `groups`."""
+    return pairs + -pairs % groups
+
+
+def padded_shape(shape: tuple[int, ...], mesh: Mesh | None) -> tuple[int, ...]:
+    """The shape of what an update is given, where it takes `[batch]` or `[pairs, batch]`."""
+    return shape if mesh is None or len(shape) == 1 else (padded(shape[0], mesh.shape[AXIS]), *shape[1:])
+
+
+def flat(mesh: Mesh | None) -> Mesh | None:
+    """The same devices as one group, for what has no pairs."""
+    return mesh and Mesh(mesh.devices.reshape(1, -1), (AXIS, BATCH))
+
+
+def describe(mesh: Mesh | None) -> str:
+    """The mesh in words."""
+    if mesh is None:
+        return f"1 {jax.default_backend()} device"
+    groups, batch = mesh.devices.shape
+    shares = [f"pairs by {groups}"] * (groups > 1) + [f"each batch by {batch}"] * (batch > 1)
+    hosts = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{mesh.size} {mesh.devices.flat[0].platform} devices{hosts} share {' and '.join(shares)}"
 
 
 def spread(
     meta_step: Callable[..., tuple[TrainState, Metrics]],
-    devices: Devices,
+    mesh: Mesh,
     *,
+    pairs: int | None = None,
     wrapper: Literal["shard_map", "pmap"] = "shard_map",
 ) -> Callable[[TrainState, Batch, Batch], tuple[TrainState, Metrics]]:
-    """Spreads the pairs of a meta-step over devices; the result is that of one device but for rounding.
+    """Spreads the pairs of a meta-step over a mesh; the result is that of one device but for rounding.
 
-    Where the pairs do not divide by the devices, some are given again with weight 0 until they do.
+    Where the pairs do not divide by the groups of devices, some are given again with weight 0 until they do.
 
     Args:
-      meta_step: of `mbjax.meta.make_meta_step(..., axis_name=AXIS)`. Its chunks are of each device's own pairs.
-      devices: at least one.
-      wrapper: `jax.shard_map` or `jax.pmap`.
+      meta_step: of `mbjax.meta.make_meta_step(..., axis_name=AXIS)`. Its chunks are of each group's own pairs.
+      mesh: of `choose_mesh`, with any number of groups.
+      pairs: how many there are; those beyond, in the batches that a step is given, are padding. All if None.
+      wrapper: `jax.shard_map`, or `jax.pmap` on the devices of one process, each a group.
 
     Returns:
       A jitted `step(state, support, query) -> (state, metrics)` that donates `state`; it may be called within `jit`.
-      State and batches should lie on all devices (`replicate`), or each call copies them there.
+      State and batches should lie on the mesh (`replicate`), or each call copies them there.
     """
-    count = len(devices)
+    groups = mesh.shape[AXIS]
 
     def update(state, pairs):
         return meta_step(state, *pairs)
 
     if wrapper == "pmap":
-        spread_update = jax.pmap(update, AXIS, in_axes=(None, 0), out_axes=None, devices=devices)
-        arrange = lambda x: x.reshape(count, -1, *x.shape[1:])  # noqa: E731
+        spread_update = jax.pmap(update, AXIS, in_axes=(None, 0), out_axes=None, devices=list(mesh.devices.flat))
+        arrange = lambda x: x.reshape(groups, -1, *x.shape[1:])  # noqa: E731
     else:
+        # The batch axis is left to the partitioner, unless there is nothing for it to do.
+        mapped = {AXIS} if mesh.shape[BATCH] > 1 else {AXIS, BATCH}
         specs = PartitionSpec(), PartitionSpec(AXIS)
-        spread_update = jax.shard_map(update, mesh=_mesh(devices), in_specs=specs, out_specs=PartitionSpec())
+        spread_update = jax.shard_map(
+            update, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), axis_names=mapped
+        )  # fmt: skip
         arrange = lambda x: x  # noqa: E731
 
     def step(state: TrainState, support: Batch, query: Batch) -> tuple[TrainState, Metrics]:
-        pairs = jax.tree.leaves(query)[0].shape[0]
-        rows = np.arange(pairs + -pairs % count)
-        weights = None
-        if len(rows) > pairs:
-            support, query = jax.tree.map(lambda x: x[rows % pairs], (support, query))
-            weights = jnp.asarray(rows < pairs)
+        given = jax.tree.leaves(query)[0].shape[0]
+        rows = np.arange(padded(given, groups))
+        if len(rows) > given:
+            support, query = jax.tree.map(lambda x: x[rows % given], (support, query))
+        wanted = given if pairs is None else pairs
+        weights = jnp.asarray(rows < wanted) if len(rows) > wanted else None
+        if mesh.shape[BATCH] > 1:
+            support, query = (split(batch, mesh, axes=2) for batch in (support, query))
         return spread_update(state, jax.tree.map(arrange, (support, query, weights)))
 
     return jax.jit(step, donate_argnums=0)
 
 
-def replicate(tree: PyTree, devices: Devices) -> PyTree:
-    """A copy of every array on each device, so that no call of a spread step copies; `tree` itself for no devices."""
-    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec())) if devices else tree
+def split(batch: Batch, mesh: Mesh | None, *, axes: int) -> Batch:
+    """Within `jit`: tells the partitioner that batches lie spread; as they are without a mesh.
+
+    Args:
+      batch: arrays `[batch, ...]` or, with two axes, `[pairs, batch, ...]`.
+      mesh: of `choose_mesh`.
+      axes: 1 or 2.
+    """
+    return batch if mesh is None else jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, _spec(axes)))
 
 
-def one_copy(tree: PyTree) -> PyTree:
-    """Replicated arrays as they lie on one device: what only one device computes (a score) reads these."""
-    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+def keep_replicated(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Within `jit`: tells the partitioner that every device holds the whole."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
-def _mesh(devices: Devices) -> Mesh:
-    return Mesh(np.array(devices), (AXIS,))
+def _spec(axes: int) -> PartitionSpec:
+    return PartitionSpec(*(AXIS, BATCH)[2 - axes :])
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """A copy of every array on each device, so that no call of a spread step copies; `tree` itself without a mesh.
+
+    Every process gives the same arrays.
+    """
+    if mesh is None:
+        return tree
+
+    def put(x: Any) -> jax.Array:
+        if jax.process_count() == 1:
+            return jax.device_put(x, replicated(mesh))
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, replicated(mesh), x.__getitem__)
+
+    return jax.tree.map(put, tree)
+
+
+def feed(read: Callable[[tuple[slice, ...]], Any], shape: tuple[int, ...], mesh: Mesh | None) -> PyTree:
+    """Arrays of several updates' batches on their devices, of which each process makes its own part only.
+
+    Args:
+      read: `read(box) -> tree of arrays`, the part that `box` cuts out of `shape`: slices with numbers, one an axis of
+        `shape`. What the arrays have beyond these axes is theirs.
+      shape: `[updates, batch]` or `[updates, pairs, batch]`, pairs a multiple of the mesh's groups.
+      mesh: of `choose_mesh`; None for the default device.
+    """
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, read(tuple(slice(0, size) for size in shape)))
+    spec = [None, *_spec(len(shape) - 1)]
+    for axis, (name, size) in enumerate(zip(spec, shape, strict=True)):
+        if name is not None and size % mesh.shape[name]:
+            spec[axis] = None  # every device gets all of what does not divide, a small batch
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    parts = sharding.addressable_devices_indices_map(shape).values()
+    boxes = [[s.indices(size)[:2] for s, size in zip(part, shape, strict=True)] for part in parts if part is not None]
+    lows, highs = np.min(boxes, axis=0)[:, 0].tolist(), np.max(boxes, axis=0)[:, 1].tolist()
+    own = read(tuple(map(slice, lows, highs)))
+
+    def put(array: np.ndarray) -> jax.Array:
+        def cut(index: Any) -> np.ndarray:
+            starts = [s.indices(size)[:2] for s, size in zip(index[: len(shape)], shape, strict=True)]
+            return array[tuple(slice(a - low, b - low) for (a, b), low in zip(starts, lows, strict=True))]
+
+        return jax.make_array_from_callback((*shape, *array.shape[len(shape) :]), sharding, cut)
+
+    return jax.tree.map(put, own)

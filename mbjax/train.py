@@ -22,11 +22,12 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from mbjax import augment, checkpoint, data, evaluate, losses, methods, metrics, models, report, sampling
+from mbjax import augment, checkpoint, data, evaluate, hosts, losses, methods, metrics, models, report, sampling
 from mbjax import config as config_lib
 from mbjax import parallel as parallel_lib
 from mbjax.data import splits
 from mbjax.folder import Folder
+from mbjax.models import conv
 from mbjax.state import TrainState
 from mbjax.types import Config, Dataset, LossFn, Split, UserError
 
@@ -156,7 +157,13 @@ def make_advance(method: methods.Method, updates_per_call: int) -> Advance:
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state, examples, indices, count):
         def update(k, state):
-            return method.step(state, {name: _batch(examples.get(name), rows, k) for name, rows in indices.items()})
+            batches = {name: _batch(examples.get(name), rows, k) for name, rows in indices.items()}
+            spread = {
+                name: parallel_lib.split(batch, method.mesh, axes=len(method.streams[name]))
+                for name, batch in batches.items()
+            }
+            state, metrics = method.step(state, spread)
+            return parallel_lib.keep_replicated((state, metrics), method.mesh)
 
         def body(k, carry):
             state, rows = carry
@@ -180,29 +187,41 @@ def _batch(examples: Examples | None, rows: Any, k: jax.Array) -> Examples:
 def feed(
     experiment: Experiment, start: int, boundaries: list[int], updates_per_call: int
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Yields `(count, {stream: indices})` of each call; no call goes past a boundary.
+    """Yields `(count, {stream: indices})` of each call, on the device; no call goes past a boundary.
 
-    Of a stream whose examples stay on the host, the examples themselves, on the device, in place of their indices.
+    Of a stream whose examples stay on the host, the examples themselves in place of their indices. On several devices
+    each gets its own part, and each process draws and reads only what is its devices'.
     """
-    step = start
+    step, mesh = start, experiment.method.mesh
     for boundary in boundaries:
         while step < boundary:
             count = min(updates_per_call, boundary - step)
-            fed = {}
-            for name, shape in experiment.method.streams.items():
-                stream = experiment.streams[name]
-                rows = np.zeros((updates_per_call, *shape), np.int32)
-                rows[:count] = stream.indices(step, count, shape)
-                fed[name] = rows if isinstance(stream.x, np.ndarray) else _read(stream, rows, count, experiment.method)
-            yield count, fed
+            yield (
+                count,
+                {
+                    name: parallel_lib.feed(
+                        functools.partial(_read, experiment.streams[name], step, count, shape),
+                        (updates_per_call, *parallel_lib.padded_shape(shape, mesh)),
+                        mesh,
+                    )
+                    for name, shape in experiment.method.streams.items()
+                },
+            )
             step += count
 
 
-def _read(stream: sampling.Stream, rows: np.ndarray, count: int, method: methods.Method) -> Examples:
-    x = np.zeros((*rows.shape, *stream.x.shape[1:]), stream.x.dtype)
+def _read(
+    stream: sampling.Stream, step: int, count: int, shape: tuple[int, ...], box: tuple[slice, ...]
+) -> np.ndarray | dict[str, np.ndarray]:
+    """Indices of `count` updates, or the examples if these stay on the host: the part in `box`, zeros after them."""
+    sizes = [s.stop - s.start for s in box]
+    rows = np.zeros(sizes, np.int32)
+    rows[:count] = stream.indices(step, count, shape, box[1:])
+    if isinstance(stream.x, np.ndarray):
+        return rows
+    x = np.zeros((*sizes, *stream.x.shape[1:]), stream.x.dtype)
     x[:count] = stream.x[rows[:count]]
-    read = {"x": x, **{name: labels[rows].astype(np.int32) for name, labels in stream.labels.items()}}
-    return parallel_lib.replicate(jax.tree.map(jnp.asarray, read), method.devices)
+    return {"x": x, **{name: labels[rows].astype(np.int32) for name, labels in stream.labels.items()}}
 
 
 @contextlib.contextmanager
@@ -258,26 +277,35 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
       Interrupted: a signal came; the state is saved.
     """
     valid = config_lib.validate(config)
+    parallel_lib.check_processes(valid.parallel)
     folder = Folder(pathlib.Path(workdir))
-    folder.claim(valid)
-    if folder.result.exists():
+    if hosts.leads():
+        folder.claim(valid)
+    hosts.check_equal(hashlib.sha256(valid.to_json_best_effort(sort_keys=True).encode()).hexdigest(), "configuration")
+    if hosts.any_of(not folder.path.is_dir()):
+        raise UserError(f"--workdir={folder.path}: not every process sees it; name a folder that all hosts share")
+    if hosts.any_of(hosts.leads() and folder.result.exists()):
         log.info("%s is finished; its result:", folder.path)
         return json.loads(folder.result.read_text())
     experiment = build(valid)
     dataset = experiment.dataset
+    content = digest(dataset)
+    hosts.check_equal(content, "training data")
     for note in dataset.notes:
         log.info("data: %s", note)
-    if devices := experiment.method.devices:
-        log.info("devices: the pairs of an update are spread over %d %s devices", len(devices), devices[0].platform)
+    mesh, choices = experiment.method.mesh, chosen(experiment)
+    for name, choice in choices.items():
+        log.info("%s: %s", name, choice)
     evaluators = evaluate.make_evaluators(
-        experiment.model, dataset, batch_size=valid.eval.batch_size, protocol=valid.eval.protocol
+        experiment.model, dataset, batch_size=valid.eval.batch_size, protocol=valid.eval.protocol, mesh=mesh
     )
-    checkpoints = checkpoint.Checkpoints(folder.checkpoints, keep=valid.keep_checkpoints, data=digest(dataset))
+    checkpoints = checkpoint.Checkpoints(folder.checkpoints, keep=valid.keep_checkpoints, data=content)
     with contextlib.closing(checkpoints):
         state = checkpoints.restore(experiment.method.init(valid.seed))
         if start := int(state.step):
             log.info("resuming at update %d of %d", start, experiment.updates)
-        folder.rewind(start)
+        if hosts.leads():
+            folder.rewind(start)
         started = time.monotonic()
         row, predictions = _loop(experiment, state, evaluators, checkpoints, folder, valid)
     result = {
@@ -289,6 +317,7 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
         "resumed_at": start,
         "data": data.describe(dataset),
         "device": jax.devices()[0].device_kind,
+        "choices": choices,
         "protocol": valid.eval.protocol,
         **{name: row[name] for name in evaluators},
     }
@@ -298,9 +327,18 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
         )
         majority_class = int(dataset.class_counts.argmax())
         result["priors_test"] = metrics.scores(adjusted, dataset.test.y, majority_class=majority_class)
-    report.plot_run(folder.path, result)
-    folder.finish(result, predictions)
+    if hosts.leads():
+        report.plot_run(folder.path, result)
+        folder.finish(result, predictions)
     return result
+
+
+def chosen(experiment: Experiment) -> dict[str, Any]:
+    """What mbjax chose for this model and these devices, by the configuration's key that overrides it."""
+    choices = {f"config.{key}": value for key, value in experiment.method.choices.items()}
+    if getattr(experiment.model, "conv", None) == "auto":
+        choices["config.model.conv"] = conv.automatic()
+    return {**choices, "config.parallel": parallel_lib.describe(experiment.method.mesh)}
 
 
 def train_rows(config: Config, workdir: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
@@ -331,13 +369,17 @@ def _loop(
     """Runs the updates that are left. Returns the last row of `metrics.jsonl`, and the test split's predictions."""
     step = int(state.step)
     stops = boundaries(experiment.updates, config.eval.every, step)
-    examples = on_device(experiment.streams, experiment.method.devices)
+    examples = on_device(experiment.streams, experiment.method.mesh)
     advance = make_advance(experiment.method, config.updates_per_call)
     blocks = sampling.prefetch(feed(experiment, step, stops, config.updates_per_call))
     row, predictions = {}, {}
     logs: list[dict[str, np.ndarray]] = []
     progress = tqdm.tqdm(
-        total=experiment.updates, initial=step, unit="update", disable=not sys.stderr.isatty(), dynamic_ncols=True
+        total=experiment.updates,
+        initial=step,
+        unit="update",
+        disable=not (sys.stderr.isatty() and hosts.leads()),
+        dynamic_ncols=True,
     )
     with contextlib.closing(blocks), progress, stop_signals() as signals:
         if not stops or step >= experiment.updates:
@@ -350,18 +392,19 @@ def _loop(
             progress.update(count)
             if step in stops:
                 row, predictions = _evaluate(state, step, _means(logs), evaluators)
-                folder.log(row)
+                if hosts.leads():
+                    folder.log(row)
                 checkpoints.save(state)
                 logs.clear()
                 _show(row, experiment.updates, progress)
-            if signals:
+            if hosts.any_of(bool(signals)):
                 checkpoints.save(state)
-                raise Interrupted(signals[0], step)
+                raise Interrupted(signals[0] if signals else signal.SIGTERM, step)
     return row, predictions
 
 
-def on_device(streams: Mapping[str, sampling.Stream], devices: parallel_lib.Devices = ()) -> dict[str, Examples]:
-    """Puts each stream's examples on the device, or on every one of `devices`; arrays that streams share only once.
+def on_device(streams: Mapping[str, sampling.Stream], mesh: jax.sharding.Mesh | None = None) -> dict[str, Examples]:
+    """Puts each stream's examples on the device, or on every one of a mesh; arrays that streams share only once.
 
     Streams whose examples stay on the host are left out.
     """
@@ -369,7 +412,7 @@ def on_device(streams: Mapping[str, sampling.Stream], devices: parallel_lib.Devi
 
     def place(array: np.ndarray) -> jax.Array:
         if id(array) not in placed:
-            placed[id(array)] = parallel_lib.replicate(jnp.asarray(array), devices)
+            placed[id(array)] = jnp.asarray(array) if mesh is None else parallel_lib.replicate(array, mesh)
         return placed[id(array)]
 
     return {
@@ -396,7 +439,6 @@ def _evaluate(
     state: TrainState, step: int, train: dict[str, float], evaluators: Mapping[str, evaluate.Evaluate]
 ) -> tuple[dict[str, Any], evaluate.Predictions]:
     """A row of `metrics.jsonl`, and the predictions on the test split that its scores are of."""
-    state = parallel_lib.one_copy(state)
     results = {name: evaluator(state) for name, evaluator in evaluators.items()}
     return {"step": step, "updates": train, **{name: r.scores for name, r in results.items()}}, results[
         "test"

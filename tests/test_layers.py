@@ -11,7 +11,7 @@ ROOT = pathlib.Path(mbjax.__file__).parent
 # From the top down, as DESIGN has it. A module may import those in later rows, and its own package.
 LAYERS = [
     {"main", "compare"}, {"cli", "references", "population"}, {"train"}, {"report"}, {"evaluate"},
-    {"checkpoint", "folder"}, {"methods"}, {"meta"}, {"parallel"}, {"sampling"}, {"data"},
+    {"checkpoint", "folder"}, {"methods"}, {"meta"}, {"parallel"}, {"hosts"}, {"sampling"}, {"data"},
     {"models"}, {"augment", "identification", "losses", "metrics"}, {"state", "config", "contenders"}, {"types"},
 ]  # fmt: skip
 HEIGHT = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}

@@ -414,7 +414,7 @@ def test_warm_up_trains_plainly_on_the_support_batches():
     config = small_config(**{"meta.warmup": 0.5, "optimizer.momentum": 0.0, "model.dropout": ()})
     experiment = train.build(config_lib.validate(config))
     state = experiment.method.init(0)
-    examples = train.on_device(experiment.streams, experiment.method.devices)
+    examples = train.on_device(experiment.streams, experiment.method.mesh)
     batches = {
         name: {k: v[experiment.streams[name].indices(0, 1, shape)[0]] for k, v in examples[name].items()}
         for name, shape in experiment.method.streams.items()

@@ -1,9 +1,11 @@
 """The methods that a configuration can name: one file a family."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mbjax import parallel
 from mbjax.methods import erm, m2m, metabalance, reweighting
 from mbjax.methods.base import Method, Problem, make_optimizer
 from mbjax.types import UserError
@@ -21,7 +23,7 @@ __all__ = ["METHODS", "Method", "Problem", "build", "make_optimizer"]
 
 
 def build(name: str, problem: Problem, sections: Mapping[str, Any]) -> Method:
-    """Builds a method.
+    """Builds a method. Methods of pairs spread these themselves; of the others the batches are spread over devices.
 
     Args:
       name: a key of `METHODS`.
@@ -36,4 +38,9 @@ def build(name: str, problem: Problem, sections: Mapping[str, Any]) -> Method:
         raise UserError(f"config.method={name!r}: choose one of {', '.join(sorted(METHODS))}")
     builder = METHODS[name]
     wanted = [p.name for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    return builder(problem, **{section: dict(sections[section]) for section in wanted})
+    method = builder(problem, **{section: dict(sections[section]) for section in wanted})
+    if any(len(shape) > 1 for shape in method.streams.values()):
+        return method
+    batch = min(shape[-1] for shape in method.streams.values())
+    mesh = parallel.choose_mesh(problem.parallel, batch=batch, init=problem.init)
+    return dataclasses.replace(method, mesh=mesh, init=lambda seed: parallel.replicate(method.init(seed), mesh))

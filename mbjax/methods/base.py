@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from mbjax.parallel import Devices, Parallel
+from mbjax.parallel import Parallel
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, Params
 
@@ -28,7 +29,7 @@ class Problem:
       example: inputs of one example, `[1, ...]`, for the shapes of the weights.
       class_counts: training examples of each class, `[classes]`.
       updates: of the whole run.
-      parallel: whether and how a method that can spread its work over devices does; see `mbjax.parallel`.
+      parallel: whether and how its work is spread over devices; see `mbjax.parallel`.
       support_loss_fn: the loss of the support loop, if it is another one.
     """
 
@@ -100,11 +101,13 @@ class Method:
       streams: the shape of what an update takes from each stream, the last axis a batch. A stream's name is that of
         its section in the configuration.
       epoch_stream: the stream whose passes count as epochs.
-      devices: what the step is spread over, and where `init` puts the state; empty for JAX's default device.
+      mesh: what the step is spread over, and where `init` puts the state; None for JAX's default device.
+      choices: what was left to mbjax to choose, and its choice, by the key of the configuration that overrides it.
     """
 
     init: Callable[[int], TrainState]
     step: Callable[[Any, Mapping[str, Batch]], tuple[TrainState, Metrics]]
     streams: Mapping[str, tuple[int, ...]]
     epoch_stream: str
-    devices: Devices = ()
+    mesh: Mesh | None = None
+    choices: Mapping[str, Any] = dataclasses.field(default_factory=dict)

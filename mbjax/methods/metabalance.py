@@ -18,13 +18,16 @@ def build(problem: Problem, *, support: dict[str, Any], query: dict[str, Any], m
     In the first `config.meta.warmup` of the updates it trains plainly, on the support batches alone.
     """
     pairs, warmup = meta.pop("steps"), meta.pop("warmup")
-    devices = parallel.choose_devices(problem.parallel, pairs=pairs, init=problem.init)
-    axis_name = parallel.AXIS if devices else None
+    batch = min(support["batch_size"], query["batch_size"])
+    mesh = parallel.choose_mesh(problem.parallel, pairs=pairs, batch=batch, init=problem.init)
+    axis_name = parallel.AXIS if mesh else None
+    if meta["pairs_per_chunk"] is None:
+        meta["pairs_per_chunk"] = choose_chunk(problem.init, pairs)
 
     def make(loss_fn: LossFn, **options: Any) -> Callable[..., tuple[TrainState, Metrics]]:
         meta_step = make_meta_step(loss_fn, problem.tx, axis_name=axis_name, **options)
         wrapper = "pmap" if problem.parallel == "pmap" else "shard_map"
-        return parallel.spread(meta_step, devices, wrapper=wrapper) if devices else meta_step
+        return parallel.spread(meta_step, mesh, pairs=pairs, wrapper=wrapper) if mesh else meta_step
 
     meta_step = make(problem.loss_fn, support_loss_fn=problem.support_loss_fn, **meta)
     # At γ = 0 an update minimises the query loss at θ.
@@ -43,9 +46,19 @@ def build(problem: Problem, *, support: dict[str, Any], query: dict[str, Any], m
         )  # fmt: skip
 
     return Method(
-        init=lambda seed: parallel.replicate(problem.init(seed), devices),
+        init=lambda seed: parallel.replicate(problem.init(seed), mesh),
         step=step,
         streams={"support": (pairs, support["batch_size"]), "query": (pairs, query["batch_size"])},
         epoch_stream="query",
-        devices=devices,
+        mesh=mesh,
+        choices={f"meta.{name}": meta[name] for name in ("grad_mode", "pairs_per_chunk")},
     )
+
+
+def choose_chunk(init: Callable[[int], TrainState], pairs: int) -> int:
+    """How many pairs to vmap together: all, or one where the model has convolutions.
+
+    vmap makes a convolution of several kernels a grouped one, several times slower; matrix products gain from it.
+    """
+    kernels = jax.tree.leaves(jax.eval_shape(init, 0).params)
+    return 1 if any(kernel.ndim > 2 for kernel in kernels) else pairs

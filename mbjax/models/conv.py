@@ -52,6 +52,13 @@ def _fastest(images: tuple[int, ...], kernel: tuple[int, ...]) -> ConvImplementa
     return "winograd" if height * width >= 1024 and min(kernel[2:]) >= 32 else "explicit"
 
 
+def automatic() -> str:
+    """What `"auto"` chooses on this backend, in words."""
+    if jax.default_backend() != "cpu":
+        return "lax"
+    return "winograd for images of 32×32 or more and 32 channels or more, else explicit"
+
+
 _conv = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 

@@ -1,11 +1,12 @@
 """Every sampler by its name."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 
 from mbjax import config
-from mbjax.sampling import stream
+from mbjax.sampling import blocked, stream
 from mbjax.sampling.resample import RESAMPLERS, resample
 from mbjax.sampling.stream import Strategy, Stream
 from mbjax.types import Split, UserError
@@ -15,6 +16,12 @@ _INDEX_SAMPLERS = {
     "over": stream.over,
     "under": stream.under,
     "class_balanced": stream.class_balanced,
+}
+_BLOCKED_SAMPLERS = {  # the same, of examples that are read in blocks
+    "natural": blocked.natural,
+    "over": blocked.over,
+    "under": blocked.under,
+    "class_balanced": blocked.class_balanced,
 }
 _STREAM_NUMBERS = {"train": 0, "support": 1, "query": 2, "clean": 3, "pretrain": 4}
 
@@ -73,6 +80,8 @@ def make_stream(
             )  # fmt: skip
             labels = split.y
         index_sampler = _INDEX_SAMPLERS.get(sampler, stream.natural)
+        if (block := getattr(split.x, "block", 1)) > 1:
+            index_sampler = functools.partial(_BLOCKED_SAMPLERS[sampler], block=block)
         epoch_length, take = index_sampler(labels, strategy, (seed, _STREAM_NUMBERS[name]))
     except (ValueError, RuntimeError) as error:  # imbalanced-learn's and scikit-learn's, sometimes of many lines
         reason = " ".join(str(error).split()).rstrip(".")
