@@ -48,6 +48,19 @@ class HostArray(Protocol):
         ...
 
 
+def count_classes(y: np.ndarray, classes: int = 0) -> np.ndarray:
+    """Examples of each class, `[classes or more]`, int64: `np.bincount`, which would first copy all labels as int64.
+
+    Args:
+      y: class numbers, `[n]`, of any integer type.
+      classes: how many there are, at least.
+    """
+    chunk = 2**20
+    classes = max(classes, int(y.max()) + 1 if len(y) else 0)
+    chunks = (np.bincount(y[start : start + chunk], minlength=classes) for start in range(0, len(y), chunk))
+    return sum(chunks, np.zeros(classes, np.int64))
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Examples and their labels.
@@ -102,4 +115,4 @@ class Dataset:
     @property
     def class_counts(self) -> np.ndarray:
         """Training examples of each class, `[classes]`, int64."""
-        return np.bincount(self.train.y, minlength=len(self.classes))
+        return count_classes(self.train.y, len(self.classes))

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from mbjax.data import celeba, cifar10, digits, faces, fraud, images, loan, tabular
-from mbjax.types import Dataset, UserError
+from mbjax.data import celeba, cifar10, digits, faces, fraud, images, loan, table, tabular
+from mbjax.types import Dataset, UserError, count_classes
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits.load,
     "fraud": fraud.load,
     "loan": loan.load,
     "tabular": tabular.load,
+    "table": table.load,
     "cifar10": cifar10.load,
     "images": images.load,
     "celeba": celeba.load,
@@ -60,7 +61,7 @@ def _check(dataset: Dataset) -> None:
     if dataset.kind == "identification":
         _check_identification(dataset)
         return
-    counts = {part: np.bincount(split.y, minlength=len(dataset.classes)) for part, split in dataset.splits.items()}
+    counts = {part: count_classes(split.y, len(dataset.classes)) for part, split in dataset.splits.items()}
     for part, split in dataset.splits.items():
         for number in np.flatnonzero(counts[part] == 0):
             share = "validation_share" if part == "validation" else "test_share"
@@ -69,7 +70,8 @@ def _check(dataset: Dataset) -> None:
                 f"({', '.join(f'{name} {count[number]}' for name, count in counts.items())}): merge it with another "
                 f"class, drop its rows, or change the split with --config.data.{share} or --config.seed"
             )
-        if np.issubdtype(split.x.dtype, np.floating) and not np.isfinite(split.x).all():
+        in_memory = isinstance(split.x, np.ndarray)  # what is read by index its loader has checked
+        if in_memory and np.issubdtype(split.x.dtype, np.floating) and not np.isfinite(split.x).all():
             raise UserError(f"{dataset.source}: the {part} features are not all finite; are there values beyond 1e38?")
 
 
@@ -92,7 +94,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     """What a result says of its data: source, notes, and training and test examples of each class, or of each group."""
     names, key = (dataset.classes, "class") if dataset.kind == "classification" else (dataset.groups, "group")
     numbers = {part: s.y if key == "class" else s.group for part, s in dataset.splits.items()}
-    counts = {part: np.bincount(n, minlength=len(names)).tolist() for part, n in numbers.items() if n is not None}
+    counts = {part: count_classes(n, len(names)).tolist() for part, n in numbers.items() if n is not None}
     plural = "classes" if key == "class" else "groups"
     return {
         "source": dataset.source, "notes": list(dataset.notes), plural: list(names), f"{key}_counts": counts

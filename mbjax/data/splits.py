@@ -34,19 +34,6 @@ def encode_labels(labels: pd.Series) -> tuple[np.ndarray, tuple[str, ...], tuple
     return y.astype(np.int32), tuple(str(name) for name in names), notes
 
 
-def count_classes(y: np.ndarray, classes: int = 0) -> np.ndarray:
-    """Examples of each class, `[classes or more]`, int64: `np.bincount`, which would first copy all labels as int64.
-
-    Args:
-      y: class numbers, `[n]`, of any integer type.
-      classes: how many there are, at least.
-    """
-    chunk = 2**20
-    classes = max(classes, int(y.max()) + 1 if len(y) else 0)
-    chunks = (np.bincount(y[start : start + chunk], minlength=classes) for start in range(0, len(y), chunk))
-    return sum(chunks, np.zeros(classes, np.int64))
-
-
 def hold_out(
     y: np.ndarray,
     share: float,

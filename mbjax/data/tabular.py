@@ -52,14 +52,19 @@ def load(
     if file is None:
         raise UserError(f"config.data.path={path!r}: no such file, neither {places[0]} nor {places[1]}")
     frame = read_table(file)
-    for key, name in (("target", target), *(("drop", name) for name in drop)):
-        if name not in frame:
-            near = difflib.get_close_matches(name, frame.columns)
-            hint = f"did you mean {_listed(near)}?" if near else f"it has {_listed(frame.columns)}"
-            raise UserError(f"config.data.{key}={name!r}: no such column in {file.name}; {hint}")
+    check_columns(list(frame.columns), target=target, drop=drop, source=file.name)
     frame = frame.drop(columns=[name for name in drop if name != target])
     shares = {"test_share": test_share, "validation_share": validation_share, "stratify": stratify}
     return from_frame(frame, target, source=file.name, seed=seed, **shares)
+
+
+def check_columns(columns: Sequence[str], *, target: str, drop: Sequence[str], source: str) -> None:
+    """Raises a UserError if the target or a column to leave out is not there."""
+    for key, name in (("target", target), *(("drop", name) for name in drop)):
+        if name not in columns:
+            near = difflib.get_close_matches(name, columns)
+            hint = f"did you mean {listed(near)}?" if near else f"it has {listed(columns)}"
+            raise UserError(f"config.data.{key}={name!r}: no such column in {source}; {hint}")
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -89,9 +94,9 @@ def read_official(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """
     frame = read_table(path)
     if missing := [name for name in columns if name not in frame]:
-        raise UserError(f"{path} has no column {_listed(missing)}: is it the official file?")
+        raise UserError(f"{path} has no column {listed(missing)}: is it the official file?")
     if other := [name for name in columns if not dtypes.is_numeric_dtype(frame[name])]:
-        raise UserError(f"{path} has values that are not numbers in column {_listed(other)}: is it the official file?")
+        raise UserError(f"{path} has values that are not numbers in column {listed(other)}: is it the official file?")
     return frame.loc[:, list(columns)]
 
 
@@ -207,6 +212,7 @@ def _kinds(train: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
     return numbers, categories, notes
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """The names for a message: the first twenty of them."""
     names = [repr(name) for name in names]
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

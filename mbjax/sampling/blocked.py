@@ -1,6 +1,6 @@
 """Index samplers for examples that are read in blocks: the orders of `mbjax.sampling.stream`, drawn window by window.
 
-A window is 256 blocks of a random order of all blocks; its rows come shuffled. So a pass reads each block about once,
+A window is 128 blocks of a random order of all blocks; its rows come shuffled. So a pass reads each block about once,
 as one piece, and no array of all rows is ever made: what is kept are tables of one number a block, the rows of rare
 classes, and the windows in use. Each position is still a pure function of the key, and can be had at once.
 """
@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mbjax.data.splits import count_classes
 from mbjax.sampling import stream
 from mbjax.sampling.stream import Strategy, Take
+from mbjax.types import count_classes
 
-_WINDOW = 256  # blocks
-_PIECE = 65_536  # positions that are shuffled among themselves
+_WINDOW = 128  # blocks
 _FEW = 8192  # positions drawn at a time, at least
 _LISTED = 1 / 32  # the share of all rows that may be listed one by one: those of the rarest classes
 _CHUNK = 1 << 20  # labels looked at together
@@ -50,7 +49,7 @@ def over(y: np.ndarray, strategy: Strategy, key: tuple[int, ...], *, block: int)
         _first_of_each(walk, period=-(-total // count) * count, used=total)
         for total, (count, walk) in zip(counts, walks.values(), strict=True)
     ]
-    return sum(counts), _shuffled(_interleaved(counts, takes), sum(counts), key)
+    return sum(counts), _shuffled(_interleaved(counts, takes), sum(counts), key, block)
 
 
 def under(y: np.ndarray, strategy: Strategy, key: tuple[int, ...], *, block: int) -> tuple[int, Take]:
@@ -66,7 +65,7 @@ def under(y: np.ndarray, strategy: Strategy, key: tuple[int, ...], *, block: int
         _first_of_each(walk, period=count, used=count // part * part)
         for part, (count, walk) in zip(counts, walks.values(), strict=True)
     ]
-    return sum(counts), _shuffled(_interleaved(counts, takes), sum(counts), key)
+    return sum(counts), _shuffled(_interleaved(counts, takes), sum(counts), key, block)
 
 
 def class_balanced(y: np.ndarray, strategy: Strategy, key: tuple[int, ...], *, block: int) -> tuple[int, Take]:
@@ -171,13 +170,13 @@ def _turns(start: int, count: int, shares: Sequence[int]) -> list[tuple[np.ndarr
     The first class has had `floor(t · share / sum(shares))` turns before position t; the others share the positions
     that it leaves in the same manner.
     """
-    turns, total = [], sum(shares)
-    where, t = np.arange(count), np.arange(start, start + count)
+    turns, total, where = [], sum(shares), np.arange(count)
     for share in shares:
-        before, after = (p // total * share + p % total * share // total for p in (t, t + 1))
-        mine = after > before
-        turns.append((where[mine], before[mine]))
-        where, t, total = where[~mine], (t - before)[~mine], total - share
+        t = np.arange(start, start + len(where) + 1)  # what one class leaves are consecutive positions again
+        had = t // total * share + t % total * share // total
+        mine = had[1:] > had[:-1]
+        turns.append((where[mine], had[:-1][mine]))
+        where, start, total = where[~mine], start - int(had[0]), total - share
     return turns
 
 
@@ -195,10 +194,13 @@ def _first_of_each(take: Take, *, period: int, used: int) -> Take:
     return first
 
 
-def _shuffled(take: Take, length: int, key: tuple[int, ...]) -> Take:
-    """The same epochs, shuffled in pieces that do not go past an epoch's end; short epochs several at a time."""
+def _shuffled(take: Take, length: int, key: tuple[int, ...], block: int) -> Take:
+    """The same epochs, shuffled in pieces that do not go past an epoch's end; short epochs several at a time.
+
+    A piece has the rows of two windows: longer ones would have to read many windows at the same time.
+    """
     epochs = max(1, _FEW // length)
-    edges = np.append(np.arange(0, epochs * length, _PIECE), epochs * length)
+    edges = np.append(np.arange(0, epochs * length, max(2 * _WINDOW * block, _FEW)), epochs * length)
 
     def draw(number: int, piece: int) -> np.ndarray:
         values = take(number * epochs * length + int(edges[piece]), int(edges[piece + 1] - edges[piece]))

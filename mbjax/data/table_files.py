@@ -1,0 +1,306 @@
+"""Parquet and CSV files of any size become arrays on disk, batch by batch: what `mbjax.data.table` reads."""
+
+import collections
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+from pyarrow import compute, csv
+
+from mbjax.data.splits import encode_labels
+from mbjax.data.tabular import MAX_CATEGORIES, check_columns
+from mbjax.types import UserError
+
+log = logging.getLogger("mbjax")
+pc: Any = compute  # whose functions are made when it is imported: no type checker knows them
+_ROWS = 65_536  # rows of a batch
+_CSV_BYTES = 2**24  # of a CSV file that are parsed at a time; the first of them tell the types of its columns
+_MAX_CLASSES = 1000
+_MAX_DISTINCT = 10_000  # values of a column of strings that are counted; with more of them it names the row
+_MEND = "delete it to have it made anew, or choose another with --config.data.prepared"
+
+
+class Labels(NamedTuple):
+    """The labels that occur, `[classes]` in any order, the class number of each, the class names, and notes."""
+
+    values: Any
+    numbers: np.ndarray
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class _Column(NamedTuple):
+    """A column that becomes features.
+
+    Attributes:
+      name: of the column.
+      features: the names of what it becomes.
+      plain: whether these are not to be scaled.
+      values: of strings, those that occur; None for numbers.
+      places: the feature of each value, and -1 at the end, for missing ones.
+    """
+
+    name: str
+    features: list[str]
+    plain: bool
+    values: pa.Array | None = None
+    places: np.ndarray | None = None
+
+
+def prepare(place: Path, folder: Path, *, target: str, drop: Sequence[str]) -> None:
+    """Makes the arrays of a table, unless the folder holds them already.
+
+    Numbers stay as they are, missing ones are NaN; bools are 0 and 1. A column of strings becomes a feature for each
+    value, all zeros where it is missing; of more than `MAX_CATEGORIES` values the rarest share one. Left out, with a
+    note: strings that name the row (more than `MAX_CATEGORIES` values, and more than half as many as rows, or more than
+    10,000), and types that are neither (dates).
+
+    Args:
+      place: a Parquet or CSV file, or a folder of Parquet files.
+      folder: what to make; it gets its name when all of it is written.
+      target: the column of labels.
+      drop: columns to leave out.
+
+    Raises:
+      UserError: files that cannot be read, a missing column, labels that are missing or continuous, a folder that was
+        made of other files or cannot be written.
+    """
+    files = _files(place)
+    digest = _digest(files, target, drop)
+    if folder.exists():
+        if _digest_of(folder) != digest:
+            raise UserError(f"{folder} was not prepared from {place} as it is, with this target and drop: {_MEND}")
+        return
+    log.info("%s: making arrays of it in %s, once", place, folder)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+        about = _write(part, files, place.name, target=target, drop=drop)
+        (part / "columns.json").write_text(json.dumps({**about, "digest": digest}))
+        with contextlib.suppress(FileExistsError):  # another process may have made it by now
+            part.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): make room, or choose another --config.data.prepared"
+        ) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        pa.default_memory_pool().release_unused()
+
+
+def encode_counted(values: Any, counts: Sequence[int]) -> Labels:
+    """Numbers the classes as `mbjax.data.splits.encode_labels` does, from their counts."""
+    ranks = np.unique(counts, return_inverse=True)[1] + 1  # in the order of the counts, and much smaller
+    y, classes, notes = encode_labels(pd.Series(np.repeat(pd.Series(values), ranks)))
+    return Labels(values, y[np.cumsum(ranks) - 1], classes, notes)
+
+
+def _files(place: Path) -> list[Path]:
+    files = sorted(place.rglob("*.parquet")) if place.is_dir() else [place]
+    if not files:
+        raise UserError(f"{place} holds neither x.npy and y.npy nor Parquet files")
+    if files[0].suffix != ".parquet" and ".csv" not in files[0].suffixes:
+        raise UserError(f"{place}: a folder, or a file that ends in .csv, .csv.gz or .parquet, is needed")
+    return files
+
+
+def _digest(files: Sequence[Path], target: str, drop: Sequence[str]) -> str:
+    """Names the files by their names, sizes and times, and what is made of them."""
+    about = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    return hashlib.sha256(repr((about, target, sorted(drop), MAX_CATEGORIES, _MAX_DISTINCT)).encode()).hexdigest()
+
+
+def _digest_of(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "columns.json").read_text())["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _write(part: Path, files: list[Path], name: str, *, target: str, drop: Sequence[str]) -> dict[str, Any]:
+    """Writes `x.npy` and `y.npy`; returns what belongs into `columns.json`."""
+    source = _open(files, target)
+    check_columns(source.schema.names, target=target, drop=drop, source=name)
+    fields = [field for field in source.schema if field.name != target and field.name not in drop]
+    text = [field.name for field in fields if _is_text(field.type)]
+    rows, labels, counted = _count(source, name, target, text)
+    columns, notes = _columns(fields, counted, rows)
+    if not columns:
+        raise UserError(f"{name}: no feature is left beside {target!r}; {'; '.join(notes)}")
+    names = [feature for column in columns for feature in column.features]
+    wanted = list(dict.fromkeys([target, *(column.name for column in columns)]))
+    with (part / "x.npy").open("wb") as x, (part / "y.npy").open("wb") as y:
+        _header(x, "<f4", (rows, len(names)))
+        _header(y, "<i4", (rows,))
+        written = 0
+        for batch in _batches(source, name, wanted):
+            x.write(_features(batch, columns, len(names)).data)
+            places = pc.index_in(_decoded(batch.column(target)), value_set=labels.values)
+            y.write(labels.numbers[places.to_numpy(zero_copy_only=False)].astype("<i4").data)
+            written += batch.num_rows
+    if written != rows:
+        raise UserError(f"{name} changed while it was read")
+    plain = [feature for column in columns if column.plain for feature in column.features]
+    return {"names": names, "plain": plain, "classes": labels.classes, "notes": [*labels.notes, *notes]}
+
+
+def _header(stream: Any, dtype: str, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
+
+
+def _open(files: list[Path], target: str) -> Any:
+    """The files as one table."""
+    paths = [str(file) for file in files]
+    try:
+        if files[0].suffix == ".parquet":
+            return pads.dataset(paths, format="parquet")
+        options = csv.ReadOptions(block_size=_CSV_BYTES), csv.ConvertOptions(strings_can_be_null=True)
+        form = pads.CsvFileFormat(read_options=options[0], convert_options=options[1])
+        source = pads.dataset(paths, format=form)
+        # What begins with whole numbers, or with nothing at all, may go on with others.
+        wide = [
+            field.with_type(pa.float64())
+            if field.name != target and (pa.types.is_integer(field.type) or pa.types.is_null(field.type))
+            else field
+            for field in source.schema
+        ]
+        return pads.dataset(paths, format=form, schema=pa.schema(wide))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(files[0].name, error) from None
+
+
+def _batches(source: Any, name: str, columns: list[str]) -> Iterator[Any]:
+    """Record batches in their order, few of them ahead."""
+    try:
+        yield from source.to_batches(columns=columns, batch_size=_ROWS, batch_readahead=2, fragment_readahead=1)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: Exception) -> UserError:
+    return UserError(f"{name} cannot be read as a table: {str(error).strip().splitlines()[0]}")
+
+
+def _count(
+    source: Any, name: str, target: str, text: Sequence[str]
+) -> tuple[int, Labels, dict[str, collections.Counter | None]]:
+    """Counts rows, labels, and the values of columns of strings: None where there are too many."""
+    rows, labels = 0, collections.Counter()
+    counted: dict[str, collections.Counter | None] = {column: collections.Counter() for column in text}
+    for batch in _batches(source, name, list(dict.fromkeys([target, *text]))):
+        _check_labels(batch.column(target), name, target, rows)
+        labels.update(_counter(batch.column(target)))
+        if len(labels) > _MAX_CLASSES or (len(labels) > 20 and any(isinstance(v, float) and v % 1 for v in labels)):
+            raise UserError(
+                f"{name}: column {target!r} has {len(labels)} distinct values or more and looks continuous: mbjax "
+                "classifies; choose another --config.data.target or make classes of it"
+            )
+        for column, counter in counted.items():
+            if counter is not None:
+                counter.update(_counter(batch.column(column)))
+                counted[column] = counter if len(counter) <= _MAX_DISTINCT else None
+        rows += batch.num_rows
+    if not rows:
+        raise UserError(f"{name} has no rows")
+    encoded = encode_counted(list(labels), list(labels.values()))
+    return (
+        rows,
+        encoded._replace(values=pa.array(encoded.values, _decoded_type(source.schema.field(target).type))),
+        counted,
+    )
+
+
+def _check_labels(column: Any, name: str, target: str, before: int) -> None:
+    missing = column.is_null(nan_is_null=True)
+    if count := pc.sum(missing).as_py():
+        first = before + missing.to_numpy(zero_copy_only=False).argmax() + 1
+        raise UserError(
+            f"{name}: labels in column {target!r} are missing, the first in data row {first} ({count} in this batch of "
+            "rows): drop these rows or fill them in"
+        )
+
+
+def _counter(column: Any) -> collections.Counter:
+    counts = pc.value_counts(_decoded(column))
+    return collections.Counter(dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True)))
+
+
+def _columns(
+    fields: Sequence[Any], counted: dict[str, collections.Counter | None], rows: int
+) -> tuple[list[_Column], list[str]]:
+    """What the columns become, numbers first; notes say which are left out and why."""
+    numbers, categories, notes = [], [], []
+    for field in fields:
+        kind, column = field.type, field.name
+        if pa.types.is_boolean(kind):
+            numbers.append(_Column(column, [column], plain=True))
+        elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+            numbers.append(_Column(column, [column], plain=False))
+        elif column not in counted:
+            notes.append(f"column {column!r} left out: {kind} is neither a number nor a category")
+        else:
+            counter = counted[column]
+            missing = 0 if counter is None else counter.pop(None, 0)
+            if counter is None or len(counter) > max(MAX_CATEGORIES, rows / 2):
+                many = f"more than {_MAX_DISTINCT:,}" if counter is None else len(counter)
+                notes.append(f"column {column!r} left out: {many} distinct values in {rows} rows name the row")
+            elif not counter:
+                notes.append(f"column {column!r} left out: it has no value")
+            else:
+                categories.append(_category(column, counter))
+                if len(counter) > MAX_CATEGORIES:
+                    notes.append(f"column {column!r}: the rarest of its {len(counter)} values share one feature")
+                if missing:
+                    notes.append(f"column {column!r}: {missing} missing values have zeros in all of its features")
+    return numbers + categories, notes
+
+
+def _category(column: str, counter: collections.Counter) -> _Column:
+    values = sorted(counter)
+    own = values
+    if len(values) > MAX_CATEGORIES:
+        own = sorted(sorted(values, key=lambda value: -counter[value])[: MAX_CATEGORIES - 1])
+    place = {value: number for number, value in enumerate(own)}
+    places = np.array([*(place.get(value, len(own)) for value in values), -1])
+    features = [f"{column}={value}" for value in own] + [f"{column}: others"] * (len(own) < len(values))
+    return _Column(column, features, plain=True, values=pa.array(values, pa.string()), places=places)
+
+
+def _features(batch: Any, columns: Sequence[_Column], width: int) -> np.ndarray:
+    """`[rows, width]`, float32."""
+    x, start = np.zeros((batch.num_rows, width), "<f4"), 0
+    for column in columns:
+        array = batch.column(column.name)
+        if column.values is None or column.places is None:
+            array = array.cast(pa.float64()) if pa.types.is_decimal(array.type) else array
+            x[:, start] = array.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+        else:
+            found = pc.fill_null(pc.index_in(_decoded(array).cast(pa.string()), value_set=column.values), -1)
+            place = column.places[found.to_numpy()]
+            rows = np.flatnonzero(place >= 0)
+            x[rows, start + place[rows]] = 1
+        start += len(column.features)
+    return x
+
+
+def _is_text(kind: Any) -> bool:
+    kind = _decoded_type(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _decoded(array: Any) -> Any:
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _decoded_type(kind: Any) -> Any:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
