@@ -1,0 +1,198 @@
+"""A table larger than memory beside one on the device: `python -m benchmarks.out_of_core`.
+
+Makes a table of 50 million rows and 30 columns of float32, 6 GB, in a temporary folder that is removed at the end,
+however that comes. Then
+
+- `python -m mbjax.main --config=configs/table.py` trains on it, 80 pairs of 24 natural and 16 under-sampled rows an
+  update, in a process of its own whose memory is watched: from its start, over the pass for means and variances and two
+  evaluations, to its end;
+- the updates a second of the same training are compared with those on 200,000 such rows that lie on the device. The two
+  take turns, and in a third turn the file has been dropped from the system's page cache.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+COLUMNS, POSITIVE = 30, 0.0017  # the share of frauds that the fraud data has
+CHUNK = 250_000  # rows drawn at a time
+
+
+def write_table(folder: Path, rows: int) -> None:
+    """Writes `x.npy` and `y.npy` of normal features, three of which are shifted where the label is 1."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    with (folder / "x.npy").open("wb") as x, (folder / "y.npy").open("wb") as y:
+        for stream, dtype, shape in ((x, "<f4", (rows, COLUMNS)), (y, "|u1", (rows,))):
+            np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
+        for start in range(0, rows, CHUNK):
+            count = min(CHUNK, rows - start)
+            labels = rng.random(count) < POSITIVE
+            features = rng.standard_normal((count, COLUMNS), np.float32)
+            features[labels, :3] += 1.5
+            x.write(features.data)
+            y.write(labels.astype(np.uint8).data)
+        for stream in (x, y):
+            stream.flush()
+            os.fsync(stream.fileno())  # what is not on the disk yet cannot be dropped from the page cache
+
+
+def peak_memory(command: list[str]) -> tuple[int, float]:
+    """Runs a command; returns the most MiB that were resident at a time (VmHWM), and its seconds.
+
+    The kernel keeps the peak; it is read until the process ends, for afterwards it is gone.
+    """
+    started, peak = time.monotonic(), 0
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            with contextlib.suppress(OSError, StopIteration):
+                lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                peak = max(peak, next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")))
+            time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} left with status {process.returncode}")
+    return peak // 1024, time.monotonic() - started
+
+
+def settings(updates: int) -> dict[str, Any]:
+    """What both trainings have in common: the fraud network of Table 5."""
+    return {
+        "model.hidden": (16, 24, 20, 24),
+        "model.dropout": (0.0, 0.5, 0.0, 0.0),
+        "optimizer.lr": 0.01,
+        "optimizer.weight_decay": 5e-4,
+        "updates": updates,
+    }
+
+
+def command(table: Path, workdir: Path, updates: int) -> list[str]:
+    """The command that trains on a table."""
+    flags = [f"--config.{key}={value}" for key, value in settings(updates).items()]
+    flags += [f"--config.data.path={table}", f"--workdir={workdir}", "--config.eval.every=0.5"]
+    return [sys.executable, "-m", "mbjax.main", "--config=configs/table.py", *flags]
+
+
+def make_turn(table: Path, *, updates: int, in_memory: bool) -> Callable[[], float]:
+    """Makes a function that does so many updates and returns their seconds."""
+    import jax
+
+    from configs import table as table_config
+    from mbjax import config as config_lib
+    from mbjax import data, sampling, train
+    from mbjax.types import Dataset, Split
+
+    def load(*, path: str, seed: int, validation_share: float, kept_mb: int) -> Dataset:
+        read = data.table.load(path=path, seed=seed, validation_share=validation_share, kept_mb=kept_mb)
+        splits = {name: Split(split.x[:], split.y.astype(np.int32)) for name, split in read.splits.items()}
+        return Dataset(splits, read.classes, read.source)
+
+    config: Any = table_config.get_config()
+    config.update_from_flattened_dict({**settings(10**9), "data.path": str(table)})
+    if in_memory:
+        data.DATASETS["in_memory"] = load
+        config.task = "in_memory"
+    experiment = train.build(config_lib.validate(config))
+    calls = config.updates_per_call
+    advance = train.make_advance(experiment.method, calls)
+    examples = train.on_device(experiment.streams, experiment.method.mesh)
+    latest, step = experiment.method.init(0), 0
+
+    def turn() -> float:
+        nonlocal latest, step
+        started = time.perf_counter()
+        for count, batches in sampling.prefetch(train.feed(experiment, step, [step + updates], calls)):
+            latest, metrics = advance(latest, examples, batches, count)
+            jax.tree.map(np.asarray, metrics)  # as the training loop does
+        jax.block_until_ready(latest.params)
+        step += updates
+        return time.perf_counter() - started
+
+    return turn
+
+
+def drop_pages(path: Path) -> None:
+    """Drops a file from the system's page cache."""
+    file = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(file)
+
+
+def compare_rates(large: Path, small: Path, *, updates: int, turns: int) -> dict[str, list[float]]:
+    """Updates a second of each contestant in each of its turns; a turn before them compiles and is not counted."""
+    from mbjax import parallel
+
+    parallel.use_all_cores()
+    on_device = make_turn(small, updates=updates, in_memory=True)
+    from_disk = make_turn(large, updates=updates, in_memory=False)
+
+    def cold() -> float:
+        drop_pages(large / "x.npy")
+        return from_disk()
+
+    contestants = {"on the device": on_device, "out of core": from_disk, "out of core, not in the page cache": cold}
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(turns + 1):
+        for name, turn in contestants.items():
+            rate = updates / turn()
+            if number:
+                rates[name].append(rate)
+    return rates
+
+
+def report(rates: dict[str, list[float]], rows: dict[str, int]) -> None:
+    print("\n| | rows | updates a second, median | slowest | fastest | share of the first |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    base = statistics.median(rates["on the device"])
+    for name, values in rates.items():
+        median = statistics.median(values)
+        cells = [f"{rows[name]:,}", *(f"{v:.0f}" for v in (median, min(values), max(values))), f"{median / base:.3f}"]
+        print("| " + " | ".join([name, *cells]) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=50_000_000)
+    parser.add_argument("--small-rows", type=int, default=200_000, help="of the table on the device")
+    parser.add_argument("--folder", default=None, help="where the temporary folder is made; the system's if not given")
+    parser.add_argument("--updates", type=int, default=2000, help="of a turn, and of the run whose memory is watched")
+    parser.add_argument("--turns", type=int, default=7)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder is removed then, too
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        large, small = Path(name) / "large", Path(name) / "small"
+        started = time.monotonic()
+        write_table(large, options.rows)
+        write_table(small, options.small_rows)
+        size = (large / "x.npy").stat().st_size / 1e9
+        print(f"{options.rows:,} rows of {COLUMNS} columns, {size:.1f} GB, made in {time.monotonic() - started:.0f} s")
+        workdir = Path(name) / "run"
+        memory, seconds = peak_memory(command(large, workdir, options.updates))
+        result = json.loads((workdir / "result.json").read_text())
+        print(
+            f"\n{options.updates} updates by the command, {seconds:.0f} s from its start to its end, of which training"
+        )
+        print(f"and two evaluations {result['seconds']:.0f} s; test ROC-AUC {result['test']['roc_auc']:.4f}")
+        print(f"peak resident memory of the process: {memory} MiB")
+        rates = compare_rates(large, small, updates=options.updates, turns=options.turns)
+        names = list(rates)
+        print(
+            f"\n{platform.machine()}, {os.cpu_count()} cores; {options.turns} turns of {options.updates} updates each"
+        )
+        report(rates, {names[0]: options.small_rows, names[1]: options.rows, names[2]: options.rows})
+
+
+if __name__ == "__main__":
+    main()
