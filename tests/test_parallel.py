@@ -1,4 +1,4 @@
-"""Updates spread over devices equal those of one device, in float64."""
+"""Updates spread over devices equal those of one device."""
 
 import functools
 import os
@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh
 
-from mbjax import checkpoint, models, parallel, train
+from mbjax import checkpoint, evaluate, models, parallel, train
 from mbjax import config as config_lib
 from mbjax.losses import supervised_loss
 from mbjax.meta import make_meta_step
@@ -27,9 +28,16 @@ NETWORKS: dict[str, Any] = {
 }
 
 
+def mesh_of(groups):
+    return Mesh(np.array(jax.devices()).reshape(groups, -1), (parallel.AXIS, parallel.BATCH))
+
+
 @functools.cache  # of one device's, which several tests compare with
-def updates(network, pairs, devices=(), *, wrapper: Any = "shard_map", chunk=80):
-    """Parameters, the optimiser's state, running statistics and metrics after three updates in float64."""
+def updates(network, pairs, groups=0, *, wrapper: Any = "shard_map", chunk=80):
+    """Parameters, the optimiser's state, running statistics and metrics after three updates in float64.
+
+    On one device, or on all of them in so many groups.
+    """
     model, shape = NETWORKS[network]
     rng = np.random.default_rng(0)
     batches = [
@@ -42,11 +50,12 @@ def updates(network, pairs, devices=(), *, wrapper: Any = "shard_map", chunk=80)
     floats = (state.params, state.model_state, state.opt_state)
     params, model_state, opt_state = jax.tree.map(lambda x: x.astype(jnp.float64), floats)
     state = state.replace(params=params, model_state=model_state, opt_state=opt_state)
-    axis_name = parallel.AXIS if devices else None
+    mesh = mesh_of(groups) if groups else None
+    axis_name = parallel.AXIS if mesh else None
     step = make_meta_step(loss_fn, tx, inner_lr=0.1, beta=0.5, pairs_per_chunk=chunk, axis_name=axis_name)
-    if devices:
-        step = parallel.spread(step, devices, wrapper=wrapper)
-    state, batches = parallel.replicate((state, batches), devices)
+    if mesh:
+        step = parallel.spread(step, mesh, wrapper=wrapper)
+    state, batches = parallel.replicate((state, batches), mesh)
     for done in (1, 2, 3):
         new, metrics = step(state, *batches)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state, state.model_state)))
@@ -63,15 +72,15 @@ def assert_equal_to_rounding(a, b):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-    ("network", "pairs", "chunk", "wrapper"),
+    ("network", "pairs", "groups", "chunk", "wrapper"),
     [
-        ("mlp", 80, 80, "shard_map"), ("mlp", 81, 80, "shard_map"), ("mlp", 81, 8, "shard_map"),
-        ("mlp", 81, 80, "pmap"), ("resnet", 4, 1, "shard_map"), ("resnet", 3, 1, "shard_map"),
+        ("mlp", 80, 2, 80, "shard_map"), ("mlp", 81, 2, 8, "shard_map"), ("mlp", 81, 2, 80, "pmap"),
+        ("mlp", 7, 1, 2, "shard_map"), ("resnet", 4, 2, 1, "shard_map"), ("resnet", 1, 1, 1, "shard_map"),
     ],
 )  # fmt: skip
-def test_two_devices_equal_one(network, pairs, chunk, wrapper):
+def test_two_devices_equal_one(network, pairs, groups, chunk, wrapper):
     one = updates(network, pairs, chunk=1 if network == "resnet" else 80)
-    two = updates(network, pairs, tuple(jax.devices()), wrapper=wrapper, chunk=chunk)
+    two = updates(network, pairs, groups, wrapper=wrapper, chunk=chunk)
     assert_equal_to_rounding(two, one)
 
 
@@ -80,14 +89,22 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_disable_most_optimizations", True)  # compiles in half of the time
 from tests import test_parallel as t
-devices = tuple(jax.devices())
-assert len(devices) == 8
-for network, pairs, chunk in (("mlp", 80, 80), ("mlp", 81, 80), ("mlp", 4, 80), ("resnet", 4, 1)):
-    t.assert_equal_to_rounding(t.updates(network, pairs, devices, chunk=chunk), t.updates(network, pairs, chunk=chunk))
-t.assert_equal_to_rounding(t.updates("mlp", 4, devices, wrapper="pmap"), t.updates("mlp", 4))
+assert len(jax.devices()) == 8
+network, chunk = {network!r}, 1 if {network!r} == "resnet" else 80
+for pairs, groups in ((80, 8), (81, 8), (4, 4)):
+    one = t.updates(network, pairs, chunk=chunk)
+    t.assert_equal_to_rounding(t.updates(network, pairs, groups, chunk=chunk), one)
+    t.assert_equal_to_rounding(t.updates(network, pairs, 8, chunk=chunk, wrapper="pmap"), one)
 print("equal")
 """
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_eight_devices_equal_one(network):
+    finished = run(EIGHT.format(network=network))
+    assert finished.stdout == "equal\n", finished.stderr
 
 
 def run(script: str, **environment: str):
@@ -96,11 +113,6 @@ def run(script: str, **environment: str):
     return subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False
     )
-
-
-def test_eight_devices_equal_one_with_more_pairs_than_devices_or_fewer():
-    finished = run(EIGHT)
-    assert finished.stdout == "equal\n", finished.stderr
 
 
 @pytest.mark.usefixtures("x64")
@@ -114,9 +126,9 @@ def test_every_pair_keeps_its_random_keys(pairs, wrapper):
     tx = optax.sgd(0.1)
     state = lambda: train.TrainState.create(params=jnp.array(1.0), tx=tx, rng=jax.random.key(0))  # noqa: E731
     make = functools.partial(make_meta_step, loss_fn, tx, inner_lr=0.1)
-    devices = tuple(jax.devices())
-    step = parallel.spread(make(axis_name=parallel.AXIS), devices, wrapper=wrapper)
-    _, spread = step(parallel.replicate(state(), devices), jnp.eye(pairs), jnp.eye(pairs))
+    mesh = mesh_of(2)
+    step = parallel.spread(make(axis_name=parallel.AXIS), mesh, wrapper=wrapper)
+    _, spread = step(parallel.replicate(state(), mesh), jnp.eye(pairs), jnp.eye(pairs))
     _, one = make()(state(), jnp.eye(pairs), jnp.eye(pairs))
     assert len({*np.ravel(one["query_draw"]), *np.ravel(one["support_draw"])}) == 2 * pairs
     for name in ("query_draw", "support_draw"):
@@ -133,14 +145,30 @@ def init_of(network):
 
 
 def test_choice_of_devices():
-    every = tuple(jax.devices())
-    choose = lambda name, pairs, network: parallel.choose_devices(name, pairs=pairs, init=init_of(network))  # noqa: E731
-    assert len(every) == 2
-    assert choose("none", 80, "mlp") == ()
-    assert choose("shard_map", 1, "cnn") == choose("pmap", 1, "cnn") == every
-    assert choose("auto", 80, "mlp") == every
-    assert choose("auto", 15, "mlp") == ()  # too few pairs to gain
-    assert choose("auto", 80, "cnn") == ()  # a convolution uses all cores by itself
+    def choose(name, network, **work):
+        mesh = parallel.choose_mesh(name, init=init_of(network), **work)
+        return mesh and mesh.devices.shape
+
+    assert choose("none", "mlp", pairs=80, batch=16) is None
+    assert choose("shard_map", "cnn", pairs=2, batch=16) == choose("pmap", "cnn", pairs=1, batch=16) == (2, 1)
+    assert choose("shard_map", "cnn", pairs=1, batch=16) == (1, 2)
+    assert choose("auto", "mlp", pairs=80, batch=16) == (2, 1)
+    assert choose("auto", "mlp", pairs=15, batch=16) is None  # too few pairs to gain
+    assert choose("auto", "cnn", pairs=80, batch=16) is None  # a convolution uses all cores by itself
+    assert choose("shard_map", "mlp", batch=16) == (1, 2)
+    assert choose("auto", "mlp", batch=128) is None  # as do the products of a large batch
+
+
+@pytest.mark.parametrize(
+    ("devices", "pairs", "groups"),
+    [
+        (8, 80, 8), (8, 81, 8), (8, 8, 8), (8, 9, 4), (8, 7, 4), (8, 5, 2), (8, 4, 4), (8, 3, 2), (8, 1, 1), (6, 4, 2),
+        (7, 4, 1),
+    ],
+)  # fmt: skip
+def test_groups_leave_at_most_a_quarter_idle(devices, pairs, groups):
+    assert parallel.count_groups(devices, pairs) == groups
+    assert parallel.count_groups(devices, pairs, split=False) == devices
 
 
 def config_of(**overrides):
@@ -161,9 +189,8 @@ def final_params(folder, config):
     state = checkpoints.restore(experiment.method.init(config.seed))
     checkpoints.close()
     assert int(state.step) == experiment.updates
-    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {
-        max(1, len(experiment.method.devices))
-    }
+    mesh = experiment.method.mesh
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {mesh.size if mesh else 1}
     return jax.tree.map(np.asarray, state.params)
 
 
@@ -172,7 +199,8 @@ def test_a_run_resumes_to_the_bit_and_on_another_number_of_devices(tmp_path, cap
     for name in ("none", "shard_map", "pmap"):
         with caplog.at_level("INFO", "mbjax"):
             train.train_and_evaluate(config_of(parallel=name), tmp_path / name)
-        assert ("spread over 2 cpu devices" in caplog.text) == (name != "none")
+        assert ("config.parallel: 2 cpu devices share pairs by 2" in caplog.text) == (name != "none")
+        assert "config.meta.pairs_per_chunk: 80" in caplog.text
         whole[name] = final_params(tmp_path / name, config_of(parallel=name))
         caplog.clear()
     for name in ("shard_map", "pmap"):
@@ -194,7 +222,7 @@ def test_a_run_resumes_to_the_bit_and_on_another_number_of_devices(tmp_path, cap
 def test_a_spread_run_compiles_once(caplog):
     experiment = train.build(config_lib.validate(config_of(parallel="shard_map")))
     advance = train.make_advance(experiment.method, 4)
-    examples = train.on_device(experiment.streams, experiment.method.devices)
+    examples = train.on_device(experiment.streams, experiment.method.mesh)
     assert examples["support"]["x"] is examples["query"]["x"]
     state = experiment.method.init(0)
     with jax.log_compiles():
@@ -204,9 +232,65 @@ def test_a_spread_run_compiles_once(caplog):
     assert caplog.text.count("Compiling jit(advance)") == 1
 
 
-def test_other_methods_stay_on_one_device():
-    experiment = train.build(config_lib.validate(config_of(method="erm", parallel="shard_map")))
-    assert experiment.method.devices == ()
+METHODS = {
+    "erm": {"train.batch_size": 8},
+    "erm, uneven": {"method": "erm", "train.batch_size": 7},
+    "drw": {"train.batch_size": 8, "loss.beta": 0.9},
+    "l2rw": {"train.batch_size": 8, "clean.batch_size": 6, "clean.share": 0.2},
+    "mw_net": {"train.batch_size": 8, "clean.batch_size": 6, "clean.share": 0.2},
+    "metabalance": {"meta.steps": 1, "support.batch_size": 6, "query.batch_size": 8},  # within the pair
+    "metabalance, warm-up": {"method": "metabalance", "meta.steps": 3, "meta.warmup": 0.5},
+    "metabalance, augmented": {"method": "metabalance", "meta.steps": 3, "query.mix": "mixup", "query.mix_alpha": 0.4},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_on_two_devices_as_on_one(name):
+    found = {}
+    for wrapper in ("none", "shard_map"):
+        config = config_of(**{"method": name, **METHODS[name]}, parallel=wrapper)
+        config.model = {"name": "cnn", "channels": (4, 4), "head": "linear"}
+        experiment = train.build(config_lib.validate(config))
+        assert (experiment.method.mesh is None) == (wrapper == "none")
+        state = experiment.method.init(0)
+        examples = train.on_device(experiment.streams, experiment.method.mesh)
+        advance = train.make_advance(experiment.method, 4)
+        for count, indices in train.feed(experiment, 0, [4], 4):
+            state, metrics = advance(state, examples, indices, count)
+        found[wrapper] = jax.tree.map(np.asarray, (state.params, state.model_state, metrics))
+    assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(found["none"]))
+    for one, two in zip(jax.tree.leaves(found["none"]), jax.tree.leaves(found["shard_map"]), strict=True):
+        np.testing.assert_allclose(two, one, rtol=0, atol=2e-6 * max(1, np.abs(one).max()))
+
+
+@pytest.mark.parametrize("batch_size", [33, 64, 2048])
+def test_evaluation_on_two_devices_equals_that_on_one(batch_size):
+    experiment = train.build(config_lib.validate(config_of()))
+    state, split = experiment.method.init(0), experiment.dataset.test
+    mesh = mesh_of(1)
+    one = evaluate.make_predict(experiment.model, split, batch_size=batch_size)(state)
+    two = evaluate.make_predict(experiment.model, split, batch_size=batch_size, mesh=mesh)(
+        parallel.replicate(state, mesh)
+    )
+    assert one.shape == (len(split), 10)
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-6)
+
+
+def test_what_is_fed_lies_where_it_is_used():
+    mesh, asked = mesh_of(2), []
+
+    def read(box):
+        asked.append(box)
+        return np.arange(3 * 4 * 5 * 2).reshape(3, 4, 5, 2)[(*box,)]
+
+    fed = parallel.feed(read, (3, 4, 5), mesh)
+    assert asked == [(slice(0, 3), slice(0, 4), slice(0, 5))]
+    np.testing.assert_array_equal(fed, np.arange(120).reshape(3, 4, 5, 2))
+    assert [shard.data.shape for shard in fed.addressable_shards] == [(3, 2, 5, 2)] * 2
+    batch = parallel.feed(lambda box: np.arange(12).reshape(2, 6)[box], (2, 6), mesh_of(1))
+    assert [shard.data.shape for shard in batch.addressable_shards] == [(2, 3)] * 2
+    uneven = parallel.feed(lambda box: np.arange(10).reshape(2, 5)[box], (2, 5), mesh_of(1))
+    assert [shard.data.shape for shard in uneven.addressable_shards] == [(2, 5)] * 2
 
 
 def test_an_unknown_wrapper_is_refused():
