@@ -12,7 +12,7 @@ for argument; do
     --seeds=*) seeds=${argument#*=} ;;
     --out=*) out=${argument#*=} ;;
     --config.*) options+=("$argument") ;;
-    *) sed -n 's/^# \{0,1\}//p' launch/table1.sh >&2; [ "$argument" = --help ]; exit ;;
+    *) sed -n 's/^# //p' launch/table1.sh >&2; [ "$argument" = --help ]; exit ;;
   esac
 done
 [ "$rows" != all ] || rows=$(.venv/bin/python -c 'from configs import cifar10; print(*cifar10.ROWS, sep=",")')
