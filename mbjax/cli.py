@@ -78,7 +78,7 @@ def keep_programs(folder: pathlib.Path = pathlib.Path("~/.cache/mbjax/compiled")
 def _machine() -> str:
     """A name for machines that may share programs: those for a CPU hold its instructions, and loops cut for its cores.
 
-    JAX's own key has neither, and a home folder may be that of many machines.
+    JAX's own key lacks the cores and does not promise the instructions; a home folder may be that of many machines.
     """
     try:
         first = pathlib.Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
