@@ -163,7 +163,9 @@ def _open(files: list[Path], target: str) -> Any:
     paths = [str(file) for file in files]
     try:
         if files[0].suffix == ".parquet":
-            return pads.dataset(paths, format="parquet")
+            # Else whole row groups, which may have a million rows, are read ahead.
+            scan = pads.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
+            return pads.dataset(paths, format=pads.ParquetFileFormat(default_fragment_scan_options=scan))
         options = csv.ReadOptions(block_size=_CSV_BYTES), csv.ConvertOptions(strings_can_be_null=True)
         form = pads.CsvFileFormat(read_options=options[0], convert_options=options[1])
         source = pads.dataset(paths, format=form)
