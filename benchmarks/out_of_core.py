@@ -4,8 +4,8 @@ Makes a table of 50 million rows and 30 columns of float32, 6 GB, in a temporary
 however that comes. Then
 
 - `python -m mbjax.main --config=configs/table.py` trains on it, 80 pairs of 24 natural and 16 under-sampled rows an
-  update, in a process of its own whose memory is watched: from its start, over the pass for means and variances and two
-  evaluations, to its end;
+  update, in a process of its own whose memory is watched: from its start, over the pass for means and variances, the
+  compiling (no program is kept) and two evaluations, to its end;
 - the updates a second of the same training are compared with those on 200,000 such rows that lie on the device. The two
   take turns, and in a third turn the file has been dropped from the system's page cache.
 """
@@ -56,7 +56,7 @@ def peak_memory(command: list[str]) -> tuple[int, float]:
     The kernel keeps the peak; it is read until the process ends, for afterwards it is gone.
     """
     started, peak = time.monotonic(), 0
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0"}) as process:
         while process.poll() is None:
             with contextlib.suppress(OSError, StopIteration):
                 lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()

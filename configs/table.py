@@ -20,7 +20,7 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     config.task = "table"
     config.method = method
     config.data.update(drop=(), prepared="", validation_share=0.0, kept_mb=256)
-    config.data.test_share = config_dict.placeholder(float)  # 0.2, but at most 1,048,576 rows
+    config.data.test_share = config_dict.placeholder(float)  # 0.2, but a million rows at most
     config.model.hidden = (64, 64)
     config.train.batch_size = 24
     config.support.update(sampler="natural", batch_size=24)

@@ -30,7 +30,7 @@ _BLOCK_BYTES = 2**17  # it has at most so many bytes
 _GATHERED_BYTES = 2**26  # of blocks that a request holds at a time
 _CACHE_BYTES = 2**17  # of a request that is finished at a time
 _CHUNK_BYTES = 2**23  # read at a time where all of a file is gone through
-_SCORED = 2**20  # rows of the training part that are scored, and of the test part where no share is given
+_SCORED = 1_000_000  # rows of the training part that are scored, and of the test part where no share is given
 _SPLIT = 1001  # keeps its random numbers apart from those of the streams, which are counted from 0
 
 
@@ -61,7 +61,7 @@ def load(
       dir: the data folder; see `mbjax.data.sources.data_dir`.
       drop: columns to leave out; of arrays none.
       prepared: the folder that Parquet and CSV files become arrays in, and that is used again while they are the same.
-      test_share: of the blocks; if not given 0.2, but 1,048,576 rows at most, for the memory that scoring takes grows
+      test_share: of the blocks; if not given 0.2, but a million rows at most, for the memory that scoring takes grows
         with them.
       validation_share: of the training part's blocks; 0 for no validation part.
       kept_mb: training rows of rare classes are kept in memory up to so many MB: they lie scattered, and each would
@@ -69,7 +69,7 @@ def load(
 
     Returns:
       Splits whose `x` is a `mbjax.types.HostArray`, `[rows, features]` float32; the training labels are uint8 where
-      there are at most 256 classes. The scored part of a longer training split has 1,048,576 rows.
+      there are at most 256 classes. Of a longer training part a million rows are scored, in blocks evenly spread.
 
     Raises:
       UserError: files that are missing or hold something else, or labels, features or a share that cannot be used.
