@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from mbjax import losses, models, parallel
 from mbjax.meta import make_meta_step
@@ -45,23 +46,23 @@ class Contestant:
 
 
 def mbjax_contestant(
-    name: str, model, batch, *, updates: int = 1, devices: parallel.Devices = (), wrapper: Any = "shard_map", **options
+    name: str, model, batch, *, updates: int = 1, mesh: Mesh | None = None, wrapper: Any = "shard_map", **options
 ) -> Contestant:
     """An update of mbjax; several in one compiled loop, as training runs them, or one a call."""
-    support, query = parallel.replicate(batch, devices)
+    support, query = parallel.replicate(batch, mesh)
     sgd = optax.sgd(SGD["lr"], momentum=SGD["momentum"], nesterov=True)
     tx = optax.chain(optax.add_decayed_weights(SGD["weight_decay"]), sgd)
     problem = Problem(model, losses.supervised_loss(model.apply), tx, np.asarray(query["x"][0, :1]), np.ones(2), 1)
-    axis_name = parallel.AXIS if devices else None
+    axis_name = parallel.AXIS if mesh else None
     step = make_meta_step(problem.loss_fn, tx, inner_lr=SGD["inner_lr"], axis_name=axis_name, **options)
-    if devices:
-        step = parallel.spread(step, devices, wrapper=wrapper)
+    if mesh:
+        step = parallel.spread(step, mesh, wrapper=wrapper)
 
     def many(state, support, query):
         return jax.lax.fori_loop(0, updates, lambda _, s: step(s, support, query)[0], state), None
 
     function: Any = jax.jit(many, donate_argnums=0) if updates > 1 else step
-    state = parallel.replicate(problem.init(0), devices)
+    state = parallel.replicate(problem.init(0), mesh)
     started = time.perf_counter()
     compiled = function.lower(state, support, query).compile()
     seconds = time.perf_counter() - started
@@ -124,15 +125,21 @@ def mlp(repetitions: int) -> None:
         for chunk in (80, 8, 1)
         for mode in ("mixed", "reverse", "first_order")
     ]  # fmt: skip
+    for count in (20, 320):  # the cost is linear in pairs
+        more = batches(count, 24, 16, (29,), 2)
+        name = f"mbjax mixed, 8 a chunk, {count} pairs"
+        contestants.append(mbjax_contestant(name, model, more, updates=UPDATES_PER_CALL, pairs_per_chunk=8))
     contestants.append(mbjax_contestant("mbjax mixed, 80 a chunk, one update a call", model, batch, pairs_per_chunk=80))
-    devices = tuple(jax.local_devices())
+    devices = jax.devices()
     if len(devices) > 1:
         name = f"80 pairs spread over {len(devices)} {devices[0].platform.upper()} devices"
+        mesh = Mesh(np.array(devices).reshape(-1, 1), (parallel.AXIS, parallel.BATCH))
         spread = functools.partial(
-            mbjax_contestant, model=model, batch=batch, devices=devices, updates=UPDATES_PER_CALL, pairs_per_chunk=80
+            mbjax_contestant, model=model, batch=batch, mesh=mesh, updates=UPDATES_PER_CALL, pairs_per_chunk=80
         )
         contestants += [
             spread(f"mbjax mixed, {name}"),
+            spread(f"mbjax reverse, {name}", grad_mode="reverse"),
             spread(f"mbjax first_order, {name}", grad_mode="first_order"),
             spread(f"mbjax mixed, {name} by pmap", wrapper="pmap"),
         ]

@@ -27,7 +27,6 @@ BATCH = "batch"
 _PAIRS_PER_CPU_DEVICE = 8
 _PARAMETERS_ON_CPU = 50_000  # on two cores, MLPs of 10,000 and 26,000 gained; one of 85,000 and the CNN lost
 _EXAMPLES_PER_DEVICE = 16  # of plain training; with fewer the all-reduce would cost more than the work
-_IDLE = 0.25  # the share of a mesh that may be idle for want of pairs, before batches are split
 
 
 def use_all_cores() -> None:
@@ -87,15 +86,15 @@ def _worthwhile(cpu: bool, batch: int, pairs: int | None, init: Callable[[int], 
 
 
 def count_groups(devices: int, pairs: int, *, split: bool = True) -> int:
-    """Groups of equally many devices: as many as there are pairs for, but that at most a quarter of them is idle.
+    """Groups of equally many devices: as many as there are pairs for, and batches are split no more than they must be.
 
-    Eight devices have 8 groups for 80 pairs and for 81 (88 places), 4 groups of two devices for 4 pairs and for 9 (12
-    places), and one of eight for one pair. Without `split` every device is a group.
+    Eight devices are 8 groups for 80 pairs and for 81 (88 places), 4 groups of two devices for 4 pairs, one of eight
+    for one pair. Without `split` every device is a group. Splitting costs all-reduces for each BatchNorm of each pass,
+    so idle places are the lesser evil (`benchmarks/README.md`).
     """
     if not split:
         return devices
-    sizes = [groups for groups in range(min(devices, pairs), 0, -1) if devices % groups == 0]
-    return next(groups for groups in sizes if 1 - pairs / padded(pairs, groups) <= _IDLE)
+    return max(groups for groups in range(1, min(devices, pairs) + 1) if devices % groups == 0)
 
 
 def padded(pairs: int, groups: int) -> int:

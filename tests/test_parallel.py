@@ -161,12 +161,9 @@ def test_choice_of_devices():
 
 @pytest.mark.parametrize(
     ("devices", "pairs", "groups"),
-    [
-        (8, 80, 8), (8, 81, 8), (8, 8, 8), (8, 9, 4), (8, 7, 4), (8, 5, 2), (8, 4, 4), (8, 3, 2), (8, 1, 1), (6, 4, 2),
-        (7, 4, 1),
-    ],
-)  # fmt: skip
-def test_groups_leave_at_most_a_quarter_idle(devices, pairs, groups):
+    [(8, 80, 8), (8, 81, 8), (8, 9, 8), (8, 7, 4), (8, 4, 4), (8, 3, 2), (8, 1, 1), (6, 4, 3), (7, 4, 1), (64, 80, 64)],
+)
+def test_groups_are_as_many_as_pairs_allow(devices, pairs, groups):
     assert parallel.count_groups(devices, pairs) == groups
     assert parallel.count_groups(devices, pairs, split=False) == devices
 
