@@ -6,8 +6,9 @@ however that comes. Then
 - `python -m mbjax.main --config=configs/table.py` trains on it, 80 pairs of 24 natural and 16 under-sampled rows an
   update, in a process of its own whose memory is watched: from its start, over the pass for means and variances, the
   compiling (no program is kept) and two evaluations, to its end;
-- the updates a second of the same training are compared with those on 200,000 such rows that lie on the device. The two
-  take turns, and in a third turn the file has been dropped from the system's page cache.
+- the updates a second of the same training are compared with those on 200,000 such rows that lie on the device: the two
+  take turns, first with what the system's page cache holds of the file, then with the file dropped from it before every
+  turn.
 """
 
 import argparse
@@ -130,8 +131,11 @@ def drop_pages(path: Path) -> None:
     os.close(file)
 
 
-def compare_rates(large: Path, small: Path, *, updates: int, turns: int) -> dict[str, list[float]]:
-    """Updates a second of each contestant in each of its turns; a turn before them compiles and is not counted."""
+def compare_rates(large: Path, small: Path, *, updates: int, turns: int) -> list[tuple[str, list[float]]]:
+    """Updates a second of each contestant in each of its turns, by pairs that took turns with one another.
+
+    The turns before them compile and are not counted.
+    """
     from mbjax import parallel
 
     parallel.use_all_cores()
@@ -142,24 +146,23 @@ def compare_rates(large: Path, small: Path, *, updates: int, turns: int) -> dict
         drop_pages(large / "x.npy")
         return from_disk()
 
-    contestants = {"on the device": on_device, "out of core": from_disk, "out of core, not in the page cache": cold}
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(turns + 1):
-        for name, turn in contestants.items():
-            rate = updates / turn()
-            if number:
-                rates[name].append(rate)
-    return rates
+    for turn in (on_device, from_disk):
+        turn()
+    rows = []
+    for name, turn in (("in the page cache", from_disk), ("not in the page cache", cold)):  # cold turns come last
+        times = [(on_device(), turn()) for _ in range(turns)]
+        beside, rates = ([updates / seconds for seconds in column] for column in zip(*times, strict=True))
+        rows += [("on the device", beside), (f"out of core, {name}", rates)]
+    return rows
 
 
-def report(rates: dict[str, list[float]], rows: dict[str, int]) -> None:
-    print("\n| | rows | updates a second, median | slowest | fastest | share of the first |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    base = statistics.median(rates["on the device"])
-    for name, values in rates.items():
-        median = statistics.median(values)
-        cells = [f"{rows[name]:,}", *(f"{v:.0f}" for v in (median, min(values), max(values))), f"{median / base:.3f}"]
-        print("| " + " | ".join([name, *cells]) + " |")
+def report(rows: list[tuple[str, list[float]]]) -> None:
+    print("\n| | updates a second, median | slowest | fastest | share of the row above |")
+    print("| --- | --- | --- | --- | --- |")
+    for number, (name, rates) in enumerate(rows):
+        median = statistics.median(rates)
+        share = f"{median / statistics.median(rows[number - 1][1]):.3f}" if number % 2 else ""
+        print("| " + " | ".join([name, *(f"{v:.0f}" for v in (median, min(rates), max(rates))), share]) + " |")
 
 
 def main() -> None:
@@ -182,16 +185,15 @@ def main() -> None:
         memory, seconds = peak_memory(command(large, workdir, options.updates))
         result = json.loads((workdir / "result.json").read_text())
         print(
-            f"\n{options.updates} updates by the command, {seconds:.0f} s from its start to its end, of which training"
+            f"\nthe command: {options.updates} updates and two evaluations, {seconds:.0f} s from its start to its end,"
         )
-        print(f"and two evaluations {result['seconds']:.0f} s; test ROC-AUC {result['test']['roc_auc']:.4f}")
+        print(f"{result['seconds']:.0f} s without loading; test ROC-AUC {result['test']['roc_auc']:.4f}")
         print(f"peak resident memory of the process: {memory} MiB")
         rates = compare_rates(large, small, updates=options.updates, turns=options.turns)
-        names = list(rates)
         print(
             f"\n{platform.machine()}, {os.cpu_count()} cores; {options.turns} turns of {options.updates} updates each"
         )
-        report(rates, {names[0]: options.small_rows, names[1]: options.rows, names[2]: options.rows})
+        report(rates)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Index samplers for examples that are read in blocks: the orders of `mbjax.sampling.stream`, drawn window by window.
 
-A window is 128 blocks of a random order of all blocks; its rows come shuffled. So a pass reads each block about once,
-as one piece, and no array of all rows is ever made: what is kept are tables of one number a block, the rows of rare
-classes, and the windows in use. Each position is still a pure function of the key, and can be had at once.
+A window is 64 to 256 blocks of a random order of all blocks; its rows come shuffled. So a pass reads each block about
+once, as one piece, and no array of all rows is ever made: what is kept are tables of one number a block, the rows of
+rare classes, and the windows in use. Each position is still a pure function of the key, and can be had at once.
 """
 
 import functools
@@ -14,7 +14,7 @@ from mbjax.sampling import stream
 from mbjax.sampling.stream import Strategy, Take
 from mbjax.types import count_classes
 
-_WINDOW = 128  # blocks
+_WINDOW_ROWS = 65_536  # of a window, but it has 64 blocks at least and 256 at most
 _FEW = 8192  # positions drawn at a time, at least
 _LISTED = 1 / 32  # the share of all rows that may be listed one by one: those of the rarest classes
 _CHUNK = 1 << 20  # labels looked at together
@@ -118,16 +118,16 @@ def _permutations(rows: np.ndarray, key: tuple[int, ...]) -> Take:
 
 def _windows(y: np.ndarray, key: tuple[int, ...], block: int, number: int | None = None) -> Take:
     """Permutations of all rows, or of a class's, that go from window to window."""
-    counts = _count_in_blocks(y, block, number)
+    counts, size = _count_in_blocks(y, block, number), _blocks_of_window(block)
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> tuple[np.ndarray, np.ndarray]:
         blocks = np.random.default_rng([*key, epoch]).permutation(len(counts))
         edges = np.append(0, np.cumsum(counts[blocks], dtype=np.int64))
-        return blocks.astype(np.int32), np.append(edges[:-1:_WINDOW], edges[-1])
+        return blocks.astype(np.int32), np.append(edges[:-1:size], edges[-1])
 
     def draw(epoch: int, window: int) -> np.ndarray:
-        blocks = order(epoch)[0][window * _WINDOW : (window + 1) * _WINDOW].astype(np.int64)
+        blocks = order(epoch)[0][window * size : (window + 1) * size].astype(np.int64)
         rows = (blocks[:, None] * block + np.arange(block)).ravel()
         rows = rows[rows < len(y)].astype(np.int32)
         # A seed of zeros at its end is the seed without them, hence + 1: `[*key, epoch]` is the order's.
@@ -135,6 +135,10 @@ def _windows(y: np.ndarray, key: tuple[int, ...], block: int, number: int | None
         return rng.permutation(rows if number is None else rows[y[rows] == number])
 
     return _endless(int(counts.sum(dtype=np.int64)), lambda epoch: order(epoch)[1], draw)
+
+
+def _blocks_of_window(block: int) -> int:
+    return min(max(_WINDOW_ROWS // block, 64), 256)
 
 
 def _count_in_blocks(y: np.ndarray, block: int, number: int | None) -> np.ndarray:
@@ -200,7 +204,7 @@ def _shuffled(take: Take, length: int, key: tuple[int, ...], block: int) -> Take
     A piece has the rows of two windows: longer ones would have to read many windows at the same time.
     """
     epochs = max(1, _FEW // length)
-    edges = np.append(np.arange(0, epochs * length, max(2 * _WINDOW * block, _FEW)), epochs * length)
+    edges = np.append(np.arange(0, epochs * length, max(2 * _blocks_of_window(block) * block, _FEW)), epochs * length)
 
     def draw(number: int, piece: int) -> np.ndarray:
         values = take(number * epochs * length + int(edges[piece]), int(edges[piece + 1] - edges[piece]))
