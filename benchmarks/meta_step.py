@@ -43,6 +43,7 @@ class Contestant:
     pairs: int = 0  # of an update; 0 for those of the table
     compile_seconds: float = math.nan
     peak_mib: float = math.nan
+    program: str = ""  # as XLA compiled it
 
 
 def mbjax_contestant(
@@ -75,7 +76,8 @@ def mbjax_contestant(
         jax.block_until_ready(latest[0].params)
 
     pairs = query["y"].shape[0]
-    return Contestant(name, run, updates, pairs, seconds, (peak - memory.alias_size_in_bytes) / 2**20)
+    peak_mib = (peak - memory.alias_size_in_bytes) / 2**20
+    return Contestant(name, run, updates, pairs, seconds, peak_mib, compiled.as_text())
 
 
 def compare(contestants: list[Contestant], *, repetitions: int, pairs: int, title: str) -> None:
