@@ -26,4 +26,5 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     config.support.update(sampler="natural", batch_size=24)
     config.query.update(sampler="under", batch_size=16)
     config.updates = 10_000 if method == "metabalance" else 800_000  # 19 million rows of the support or train stream
+    config.updates_per_call = 50  # memory holds the rows of five calls or so, some of them twice
     return config

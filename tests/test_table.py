@@ -145,9 +145,14 @@ class TestValues:
             rows = rng.integers(0, len(train_x), shape)
             np.testing.assert_array_equal(train_x[rows], whole[rows])
         np.testing.assert_array_equal(train_x[10:900:3], whole[10:900:3])
-        monkeypatch.setattr(table, "_GATHERED_BYTES", 3 * 256 * 4 * 4)  # three blocks
-        rows = rng.permutation(len(train_x))[:1000]
-        np.testing.assert_array_equal(train_x[rows], whole[rows])
+        monkeypatch.setattr(table, "_ROOM_BYTES", 3 * 256 * 4 * 4)  # three blocks
+        train_x = load(arrays, kept_mb=kept_mb).train.x
+        for rows in (
+            rng.permutation(len(train_x))[:1000],
+            *rng.integers(0, 1200, (20, 2)),
+            *rng.integers(0, 600, (20, 9)),
+        ):
+            np.testing.assert_array_equal(train_x[rows], whole[rows])
         for bad in (-1, len(train_x)):
             with pytest.raises(IndexError):
                 train_x[np.array([0, bad])]
@@ -454,7 +459,7 @@ def test_other_mistakes_are_one_line(arrays, tmp_path, monkeypatch):
     for option in options:
         with pytest.raises(UserError, match=rf"config\.data\.{next(iter(option))}=.* holds arrays"):
             load(arrays, **option)
-    dataset = load(arrays)
+    dataset = load(arrays, kept_mb=0)
     with (arrays / "x.npy").open("r+b") as file:
         file.truncate(5000)
     with pytest.raises(UserError, match=r"x\.npy ends before its row"):

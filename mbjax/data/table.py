@@ -27,7 +27,7 @@ from mbjax.types import Dataset, Split, UserError, count_classes
 log = logging.getLogger("mbjax")
 _BLOCK, _LARGE_BLOCK, _LARGE = 256, 1024, 2**22  # rows of a block, and those where the table has so many, or fewer:
 _BLOCK_BYTES = 2**17  # it has at most so many bytes. Reads of 30 KB from a disk take twice the time of reads of 120
-_GATHERED_BYTES = 2**26  # of blocks that a request holds at a time
+_ROOM_BYTES = 2**25  # of blocks that are held at a time
 _CACHE_BYTES = 2**17  # of a request that is finished at a time
 _CHUNK_BYTES = 2**23  # read at a time where all of a file is gone through
 _SCORED = 1_000_000  # rows of the training part that are scored, and of the test part where no share is given
@@ -175,9 +175,7 @@ class Table:
         self.shift = min(rows, max(_BLOCK_BYTES // self._row_bytes, 1)).bit_length() - 1
         self.block = 1 << self.shift
         self.part = max(_CACHE_BYTES // self._row_bytes, 1)
-        self._rooms: list[
-            np.ndarray
-        ] = []  # for the blocks of a request, one a thread; new ones would be slower to fill
+        self._rooms: list[_Room] = []
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
@@ -205,24 +203,19 @@ class Table:
         numbers = rows >> self.shift
         wanted = np.zeros((len(self) >> self.shift) + 1, bool)  # much faster than to sort the rows
         wanted[numbers] = True
-        blocks = np.flatnonzero(wanted)
-        if len(blocks) > 1 and len(blocks) * self.block * self._row_bytes > _GATHERED_BYTES:
+        blocks, slots = np.flatnonzero(wanted), max(_ROOM_BYTES // (self.block * self._row_bytes), 1)
+        if len(blocks) > slots:
             middle = len(rows) // 2
             self._gather_into(x[:middle], rows[:middle], finish)
             self._gather_into(x[middle:], rows[middle:], finish)
             return
-        room = (
-            self._rooms.pop()
-            if self._rooms
-            else np.empty(max(_GATHERED_BYTES, self.block * self._row_bytes) // 4, "f4")
-        )
-        read = room[: len(blocks) * self.block * self.shape[1]].reshape(-1, self.block, self.shape[1])
-        for block, number in zip(read, blocks.tolist(), strict=True):
+        # Each thread has a room. It is put back only if all went well, for otherwise it has not what it says.
+        room = self._rooms.pop() if self._rooms else _Room(slots, self.block, self.shape[1], len(wanted))
+        for number, slot in room.let_in(blocks):
             start = number * self.block
-            self._read_into(block[: len(self) - start], start)
-        place = np.empty(len(wanted), np.int32)
-        place[blocks] = np.arange(len(blocks))
-        source, where = read.reshape(-1, self.shape[1]), (place[numbers] << self.shift) + (rows & self.block - 1)
+            self._read_into(room.x[slot, : len(self) - start], start)
+        source = room.x.reshape(-1, self.shape[1])
+        where = (room.slot[numbers] << self.shift) + (rows & self.block - 1)
         for start in range(0, len(rows), self.part):
             part = x[start : start + self.part]
             source.take(where[start : start + self.part], axis=0, out=part, mode="clip")  # clip: straight into out
@@ -236,6 +229,37 @@ class Table:
             if not got:
                 raise UserError(f"{self._path} ends before its row {row + len(x)}: it was changed or not written whole")
             done += got
+
+
+class _Room:
+    """Room for blocks, and those that are in it: the next request often wants some of them again.
+
+    Attributes:
+      x: the blocks, `[slots, block, features]`.
+      slot: where each block of the table is, -1 if it is not in, `[blocks]`.
+    """
+
+    def __init__(self, slots: int, block: int, features: int, blocks: int):
+        self.x, self.slot = np.empty((slots, block, features), np.float32), np.full(blocks, -1, np.int32)
+        self._held, self._next = np.full(slots, -1, np.int32), 0
+
+    def let_in(self, blocks: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Makes slots for blocks, those of the blocks that came first; returns which of them are to be read, and where.
+
+        Args:
+          blocks: `[slots or fewer]`.
+        """
+        there = self.slot[blocks]
+        missing, taken = blocks[there < 0], np.zeros(len(self._held), bool)
+        taken[there[there >= 0]] = True
+        order = np.roll(np.arange(len(taken)), -self._next)
+        free = order[~taken[order]][: len(missing)]
+        gone = self._held[free]
+        self.slot[gone[gone >= 0]] = -1
+        self._held[free], self.slot[missing] = missing, free
+        if len(free):
+            self._next = int(free[-1]) + 1
+        return zip(missing.tolist(), free.tolist(), strict=True)
 
 
 def _header(path: Path) -> np.memmap:

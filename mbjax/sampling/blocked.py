@@ -132,7 +132,8 @@ def _windows(y: np.ndarray, key: tuple[int, ...], block: int, number: int | None
         rows = rows[rows < len(y)].astype(np.int32)
         # A seed of zeros at its end is the seed without them, hence + 1: `[*key, epoch]` is the order's.
         rng = np.random.default_rng([*key, epoch, window + 1])
-        return rng.permutation(rows if number is None else rows[y[rows] == number])
+        rows = rows if number is None else rows[y[rows] == number]
+        return rows[rng.permutation(len(rows))]  # faster than to shuffle them
 
     return _endless(int(counts.sum(dtype=np.int64)), lambda epoch: order(epoch)[1], draw)
 
@@ -209,6 +210,8 @@ def _shuffled(take: Take, length: int, key: tuple[int, ...], block: int) -> Take
     def draw(number: int, piece: int) -> np.ndarray:
         values = take(number * epochs * length + int(edges[piece]), int(edges[piece + 1] - edges[piece]))
         rng = np.random.default_rng([*key, _SHUFFLE, number, piece])
+        if epochs == 1:
+            return values[rng.permutation(len(values))]
         return rng.permuted(values.reshape(epochs, -1), axis=1).ravel()
 
     return _endless(epochs * length, lambda _: edges, draw)
