@@ -20,9 +20,9 @@ from mbjax import models, parallel
 
 # What an operation is, by its name and by where in the model it comes from: the first pattern that fits.
 KINDS = (
-    ("waiting for the other devices", r"^(all-reduce|Wait:|Rendezvous|all-gather|collective)"),
+    ("waiting for other threads and devices", r"^(all-reduce|all-gather|collective|Rendezvous|Wait:|SlinkyThreadPool)"),
     ("random numbers", r"threefry|random_bits|_uniform|shift-right|bernoulli"),
-    ("convolutions", r"^\S*conv(?!ert)\S* .*conv_general_dilated|^convolution"),
+    ("convolutions", r"conv_general_dilated|^convolution"),
     ("matrix products", r"dot_general|^(dot|ynn)"),
     ("copies and transposes", r"^(copy|transpose|concatenate|slice|pad|bitcast|reshape)|/(transpose|concatenate|pad)$"),
     ("sums and means", r"^reduce|reduce_sum|/reduce"),

@@ -29,7 +29,7 @@ from mbjax.data import splits
 from mbjax.folder import Folder
 from mbjax.models import conv
 from mbjax.state import TrainState
-from mbjax.types import Config, Dataset, LossFn, Split, UserError
+from mbjax.types import Config, Dataset, LossFn, Split, UserError, count_classes
 
 log = logging.getLogger("mbjax")
 _SAMPLING = ("sampler", "sampling_strategy", "neighbors", "balance")  # of a stream's section, what decides its order
@@ -111,7 +111,7 @@ def build(config: Config) -> Experiment:
     # What a method reads decides its class counts and, it may be, the number of its updates.
     shapes = method(sections=sections, class_counts=dataset.class_counts, updates=1)
     parts = cut(dataset, shapes.streams, sections["clean"]["share"], seed=config.seed)
-    class_counts = np.bincount(parts[shapes.epoch_stream].y, minlength=len(dataset.classes))
+    class_counts = count_classes(parts[shapes.epoch_stream].y, len(dataset.classes))
     cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
     options = {"seed": config.seed, "classes": dataset.classes, "groups": dataset.groups, "cache_dir": cache_dir}
     read = {name: {key: sections[name][key] for key in _SAMPLING} for name in shapes.streams}
@@ -219,8 +219,9 @@ def _read(
     rows[:count] = stream.indices(step, count, shape, box[1:])
     if isinstance(stream.x, np.ndarray):
         return rows
-    x = np.zeros((*sizes, *stream.x.shape[1:]), stream.x.dtype)
-    x[:count] = stream.x[rows[:count]]
+    x = stream.x[rows[:count]]
+    if count < len(rows):
+        x = np.concatenate([x, np.zeros((len(rows) - count, *x.shape[1:]), x.dtype)])
     return {"x": x, **{name: labels[rows].astype(np.int32) for name, labels in stream.labels.items()}}
 
 
