@@ -1,5 +1,6 @@
 """Updates spread over devices equal those of one device."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -288,6 +289,29 @@ def test_what_is_fed_lies_where_it_is_used():
     assert [shard.data.shape for shard in batch.addressable_shards] == [(2, 3)] * 2
     uneven = parallel.feed(lambda box: np.arange(10).reshape(2, 5)[box], (2, 5), mesh_of(1))
     assert [shard.data.shape for shard in uneven.addressable_shards] == [(2, 5)] * 2
+
+
+class OnHost:
+    """An array that is read by index."""
+
+    def __init__(self, x):
+        self._x, self.shape, self.dtype = x, x.shape, x.dtype
+
+    def __getitem__(self, rows):
+        return self._x[rows]
+
+
+def test_examples_that_stay_on_the_host_are_fed_in_parts():
+    experiment = train.build(config_lib.validate(config_of(parallel="shard_map")))
+    streams = {name: dataclasses.replace(s, x=OnHost(s.x)) for name, s in experiment.streams.items()}
+    on_host = dataclasses.replace(experiment, streams=streams)
+    for (count, fed), (_, rows) in zip(*(train.feed(e, 0, [4, 6], 4) for e in (on_host, experiment)), strict=True):
+        for name, stream in experiment.streams.items():
+            chosen = np.asarray(rows[name])[:count]
+            assert chosen.shape[1] == 8  # 7 pairs, and one for the other device to have equally many
+            np.testing.assert_array_equal(fed[name]["x"][:count], stream.x[chosen])
+            np.testing.assert_array_equal(fed[name]["y"][:count], stream.y[chosen])
+            assert [shard.data.shape[1] for shard in fed[name]["x"].addressable_shards] == [4, 4]
 
 
 def test_an_unknown_wrapper_is_refused():
