@@ -18,6 +18,7 @@ class Folder:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
+        self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.result = path / "result.json"
@@ -25,9 +26,8 @@ class Folder:
     def claim(self, config: Config) -> None:
         """Writes the configuration down, or checks that the one written is the same, but for what a machine decides."""
         text = config.to_json_best_effort(indent=2, sort_keys=True)
-        file = self.path / "config.json"
-        if file.exists():
-            old, new = (config_lib.flatten(json.loads(t)) for t in (file.read_text(), text))
+        if self.config.exists():
+            old, new = (config_lib.flatten(json.loads(t)) for t in (self.config.read_text(), text))
             elsewhere = ("data.dir", "parallel")  # what may differ on another machine
             changed = [k for k in sorted(old | new) if k not in elsewhere and old.get(k) != new.get(k)]
             if changed:
@@ -36,7 +36,7 @@ class Folder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, text + "\n")
+            write_atomically(self.config, text + "\n")
         except OSError as error:
             raise UserError(f"--workdir={self.path}: {error.strerror}") from None
 

@@ -35,6 +35,7 @@ _LAUNCHERS = (
     ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"),  # Kubeflow's operators, torchrun
 )
 _KUBERNETES_INDEX = "JOB_COMPLETION_INDEX"  # of an indexed job, whose pods do not know how many they are
+_JOIN_SECONDS = 300
 _LOST_SECONDS = 30
 _FINISHED = "finished"
 
@@ -118,21 +119,32 @@ def _coordinator(environment: Mapping[str, str], processes: int | None) -> str |
 def start(place: Place | None) -> None:
     """Joins the job; nothing for a lone process. JAX must not have been used yet.
 
+    Where not all processes join within five minutes, this one ends with a line that says so: JAX would crash.
+
     Raises:
-      UserError: process 0 cannot be reached.
+      UserError: the coordinator's address cannot be used.
     """
     if place is None:
         return
     log.info("process %d of %d, coordinator %s", place.process, place.processes, place.coordinator)
+    late = f"not all of {place.processes} processes joined in {_JOIN_SECONDS} s: is the address right?"
+    timer = threading.Timer(_JOIN_SECONDS, _end, (f"error: --coordinator={place.coordinator}: {late}", 2))
+    timer.daemon = True
+    timer.start()
     try:
+        if place.process == 0:  # JAX would crash on a port that is taken
+            socket.create_server(("", int(place.coordinator.rpartition(":")[2]))).close()
         jax.distributed.initialize(
             place.coordinator, place.processes, place.process,
             local_device_ids=None if place.local is None else [place.local],
             cluster_detection_method="deactivate", heartbeat_timeout_seconds=_LOST_SECONDS,
+            initialization_timeout=2 * _JOIN_SECONDS,
         )  # fmt: skip
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(f"--coordinator={place.coordinator}: cannot join the job ({reason})") from error
+    finally:
+        timer.cancel()
     _watch(place)
     if place.process:
         log.setLevel(logging.WARNING)  # process 0 says for all what goes on
@@ -141,6 +153,12 @@ def start(place: Place | None) -> None:
 def leads() -> bool:
     """Whether this is process 0, which writes for all."""
     return jax.process_index() == 0
+
+
+def wait_for_all() -> None:
+    """Waits until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("mbjax")
 
 
 def any_of(flag: bool) -> bool:
@@ -244,16 +262,14 @@ def _listen(process: int, connection: socket.socket) -> None:
         text = ""
     if text != _FINISHED:
         gone = f"process {process} is gone: it was killed, ran out of memory, or its host or network is down"
-        _end(text or gone, 1)
+        _end(f"{text or gone}; the last checkpoint is whole, and the same command goes on from there", 1)
 
 
 def _end(text: str, status: int, *, say: bool = True) -> None:
     """Tells the others, and ends this process at once: it may be waiting for one that will not answer."""
     with _lock:  # which is never given back
         if say:
-            print(
-                f"mbjax: {text}; the last checkpoint is whole, and the same command goes on from there", file=sys.stderr
-            )
+            print(f"mbjax: {text}", file=sys.stderr)
         for process in list(_connections):
             _send(process, text)
         if 0 not in _connections:

@@ -282,9 +282,10 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
     folder = Folder(pathlib.Path(workdir))
     if hosts.leads():
         folder.claim(valid)
-    hosts.check_equal(hashlib.sha256(valid.to_json_best_effort(sort_keys=True).encode()).hexdigest(), "configuration")
-    if hosts.any_of(not folder.path.is_dir()):
+    hosts.wait_for_all()
+    if hosts.any_of(not folder.config.exists()):
         raise UserError(f"--workdir={folder.path}: not every process sees it; name a folder that all hosts share")
+    folder.claim(valid)  # the other processes compare theirs
     if hosts.any_of(hosts.leads() and folder.result.exists()):
         log.info("%s is finished; its result:", folder.path)
         return json.loads(folder.result.read_text())

@@ -253,7 +253,7 @@ class TestTable:
         ("columns", "options", "message"),
         [
             ({}, {"path": ""}, r"config\.data\.path: name a CSV or Parquet file"),
-            ({}, {"path": "no.csv"}, r"config\.data\.path='no\.csv': no such file, neither /"),
+            ({}, {"path": "no.csv"}, r"config\.data\.path='no\.csv': there is neither /"),
             ({}, {"target": "Y"}, r"config\.data\.target='Y': no such column in table\.csv; it has 'a', 'y'"),
             ({"income": 1}, {"target": "incme"}, r"did you mean 'income'\?"),
             ({}, {"drop": ("b",)}, r"config\.data\.drop='b': no such column"),

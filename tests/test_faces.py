@@ -331,9 +331,9 @@ class TestFolder:
         assert dataset.source == "own"
 
     def test_errors(self, tmp_path):
-        with pytest.raises(UserError, match=r"config\.data\.path: name a folder of one folder an identity with --conf"):
+        with pytest.raises(UserError, match=r"config\.data\.path: name a folder of one folder an identity \(or draw"):
             load_faces("")
-        with pytest.raises(UserError, match=r"config\.data\.path='own': there is neither a folder /.*/own nor /.*/own"):
+        with pytest.raises(UserError, match=r"config\.data\.path='own': there is neither /.*/own nor /.*/own"):
             load_faces("own")
         root = write_faces(tmp_path / "own")
         table = root / "groups.csv"

@@ -85,7 +85,8 @@ def test_a_lone_process_leads_and_agrees_with_itself():
     hosts.start(None)
     assert hosts.leads()
     assert [hosts.any_of(flag) for flag in (False, True)] == [False, True]
-    hosts.check_equal("anything", "configuration")
+    hosts.wait_for_all()
+    hosts.check_equal("anything", "training data")
     hosts.finish()
     hosts.leave("its end is its own", 1)  # returns
 
@@ -104,6 +105,39 @@ def start(workdir, *options: str, processes: int = 1, devices: int = 4) -> list[
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     commands = [[*command, *job, f"--process={process}"] for process in range(processes)]
     return [subprocess.Popen(command, cwd=ROOT, env=env, **pipe) for command in commands]  # pyright: ignore
+
+
+JOIN = """
+import jax
+jax.config.update("jax_platforms", "cpu")
+from mbjax import hosts
+hosts._JOIN_SECONDS = 2
+try:
+    hosts.start(hosts.Place("127.0.0.1:{port}", 2, {process}))
+except hosts.UserError as error:
+    print(error)
+"""
+
+
+def join(port: int, process: int):
+    command = [sys.executable, "-c", JOIN.format(port=port, process=process)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_job_that_is_not_complete_ends(process):
+    port = free_port()
+    finished = join(port, process)
+    assert finished.returncode == 2
+    assert f"mbjax: error: --coordinator=127.0.0.1:{port}: not all of 2 processes joined in 2 s" in finished.stderr
+
+
+def test_a_port_that_is_taken_is_refused():
+    with socket.create_server(("", 0)) as listener:
+        port = listener.getsockname()[1]
+        finished = join(port, 0)
+    assert finished.stdout.startswith(f"--coordinator=127.0.0.1:{port}: cannot join the job (")
+    assert "in use" in finished.stdout
 
 
 def wait_for(path: pathlib.Path, processes: list[subprocess.Popen]) -> None:

@@ -453,7 +453,7 @@ def test_other_mistakes_are_one_line(arrays, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"config\.data\.path: name a folder"):
         data.load("table", seed=0)
     monkeypatch.setenv("MBJAX_DATA_DIR", str(tmp_path / "data"))
-    with pytest.raises(UserError, match=r"config\.data\.path='no': no such file or folder, neither .* nor .*data/no"):
+    with pytest.raises(UserError, match=r"config\.data\.path='no': there is neither .* nor .*data/no"):
         load("no")
     options: list[dict[str, Any]] = [{"target": "y"}, {"drop": ("x",)}, {"prepared": "p"}]
     for option in options:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mbjax.data import drawn_faces, host_images
 from mbjax.data.images import SUFFIXES
-from mbjax.data.sources import data_dir
+from mbjax.data.sources import find_own
 from mbjax.types import Dataset, HostArray, Split, UserError
 
 log = logging.getLogger("mbjax")
@@ -103,16 +103,10 @@ def load(
 
 
 def _find(path: str, dir: str) -> Path:
-    if not path:
-        raise UserError(
-            "config.data.path: name a folder of one folder an identity with --config.data.path=PATH, or draw faces "
-            "with --config.data.synthetic"
-        )
-    places = [Path(path).expanduser().absolute(), data_dir(dir) / path]
-    for place in places:
-        if place.is_dir():
-            return place
-    raise UserError(f"config.data.path={path!r}: there is neither a folder {places[0]} nor {places[1]}")
+    place = find_own(path, dir, wanted="a folder of one folder an identity (or draw faces, --config.data.synthetic)")
+    if not place.is_dir():
+        raise UserError(f"config.data.path={path!r}: {place} is a file, and a folder is needed")
+    return place
 
 
 def read_folder(root: Path, source: str) -> Listed:

@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image, ImageOps
 
 from mbjax.data.imbalance import imbalanced_parts
-from mbjax.data.sources import data_dir
+from mbjax.data.sources import find_own
 from mbjax.data.splits import encode_labels, split_indices
 from mbjax.types import Dataset, Split, UserError
 
@@ -241,12 +241,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _find(path: str, dir: str) -> Path:
-    if not path:
-        raise UserError("config.data.path: name a folder of images or an .npz file with --config.data.path=PATH")
-    places = [Path(path).expanduser().absolute(), data_dir(dir) / path]
-    place = next((place for place in places if place.exists()), None)
-    if place is None:
-        raise UserError(f"config.data.path={path!r}: there is neither {places[0]} nor {places[1]}")
+    place = find_own(path, dir, wanted="a folder of images or an .npz file")
     if place.is_file() and place.suffix != ".npz":
         raise UserError(f"config.data.path={path!r}: a folder of images or an .npz file is needed")
     return place

@@ -40,6 +40,26 @@ def data_dir(dir: str = "") -> Path:
     return Path(dir or os.environ.get("MBJAX_DATA_DIR") or "~/.cache/mbjax").expanduser()
 
 
+def find_own(path: str, dir: str, *, wanted: str) -> Path:
+    """Finds the file or folder that `config.data.path` names.
+
+    Args:
+      path: absolute, or relative to the working directory, else to the data folder.
+      dir: see `data_dir`.
+      wanted: what it should be, for the message that asks for it.
+
+    Raises:
+      UserError: it is empty, or names nothing that is there.
+    """
+    if not path:
+        raise UserError(f"config.data.path: name {wanted} with --config.data.path=PATH")
+    places = [Path(path).expanduser().absolute(), data_dir(dir) / path]
+    for place in places:
+        if place.exists():
+            return place
+    raise UserError(f"config.data.path={path!r}: there is neither {places[0]} nor {places[1]}")
+
+
 def find(names: str | Sequence[str], dir: str = "") -> Path:
     """Finds a file in the data folder.
 

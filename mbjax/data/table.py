@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbjax.data import table_files
-from mbjax.data.sources import data_dir
+from mbjax.data.sources import find_own
 from mbjax.types import Dataset, Split, UserError, count_classes
 
 log = logging.getLogger("mbjax")
@@ -99,12 +99,7 @@ def load(
 
 def _arrays_of(path: str, *, target: str, dir: str, drop: Sequence[str], prepared: str) -> Path:
     """The folder of arrays that `path` is, or is made into."""
-    if not path:
-        raise UserError("config.data.path: name a folder of arrays, or Parquet or CSV, with --config.data.path=PATH")
-    places = [Path(path).expanduser().absolute(), data_dir(dir) / path]
-    place = next((place for place in places if place.exists()), None)
-    if place is None:
-        raise UserError(f"config.data.path={path!r}: no such file or folder, neither {places[0]} nor {places[1]}")
+    place = find_own(path, dir, wanted="a folder of arrays, or Parquet or CSV,")
     if (place / "x.npy").is_file():
         for key, value in (("target", target), ("drop", drop), ("prepared", prepared)):
             if value:

@@ -13,7 +13,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from mbjax.data.sources import data_dir
+from mbjax.data.sources import find_own
 from mbjax.data.splits import encode_labels, split_indices
 from mbjax.types import Dataset, Split, UserError
 
@@ -45,12 +45,7 @@ def load(
     Raises:
       UserError: a missing or unreadable file, a missing column, or labels or features that cannot be used.
     """
-    if not path:
-        raise UserError("config.data.path: name a CSV or Parquet file with --config.data.path=FILE")
-    places = [Path(path).expanduser().absolute(), data_dir(dir) / path]
-    file = next((place for place in places if place.is_file()), None)
-    if file is None:
-        raise UserError(f"config.data.path={path!r}: no such file, neither {places[0]} nor {places[1]}")
+    file = find_own(path, dir, wanted="a CSV or Parquet file")
     frame = read_table(file)
     check_columns(list(frame.columns), target=target, drop=drop, source=file.name)
     frame = frame.drop(columns=[name for name in drop if name != target])
