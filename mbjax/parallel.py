@@ -26,7 +26,7 @@ BATCH = "batch"
 
 _PAIRS_PER_CPU_DEVICE = 8
 _PARAMETERS_ON_CPU = 50_000  # on two cores, MLPs of 10,000 and 26,000 gained; one of 85,000 and the CNN lost
-_EXAMPLES_PER_DEVICE = 16  # of plain training; with fewer the all-reduce would cost more than the work
+_EXAMPLES_PER_DEVICE = 16  # of plain training: a guess, not measured on GPUs
 
 
 def use_all_cores() -> None:

@@ -17,7 +17,7 @@ import pytest
 from configs import table as table_config
 from mbjax import checkpoint, data, train
 from mbjax import config as config_lib
-from mbjax.data import table
+from mbjax.data import table, table_reader
 from mbjax.types import Dataset, UserError
 
 N = 6000
@@ -145,7 +145,7 @@ class TestValues:
             rows = rng.integers(0, len(train_x), shape)
             np.testing.assert_array_equal(train_x[rows], whole[rows])
         np.testing.assert_array_equal(train_x[10:900:3], whole[10:900:3])
-        monkeypatch.setattr(table, "_ROOM_BYTES", 3 * 256 * 4 * 4)  # three blocks
+        monkeypatch.setattr(table_reader, "_ROOM_BYTES", 3 * 256 * 4 * 4)  # three blocks
         train_x = load(arrays, kept_mb=kept_mb).train.x
         for rows in (
             rng.permutation(len(train_x))[:1000],
