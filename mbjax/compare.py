@@ -20,6 +20,7 @@ import inspect
 import itertools
 import json
 import logging
+import math
 import multiprocessing
 import os
 import pathlib
@@ -40,6 +41,7 @@ import mbjax
 from mbjax import cli, data, evaluate, metrics, population, references, train
 from mbjax import config as config_lib
 from mbjax.contenders import CONTENDERS
+from mbjax.methods import METHODS
 from mbjax.report import comparison
 from mbjax.types import Config, Dataset, UserError
 
@@ -51,10 +53,17 @@ SEEDS_PER_UNIT = 10
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is compared on: a file of `configs/` and what the command line changes in it."""
+    """What is compared on.
+
+    Attributes:
+      file: of `configs/`.
+      overrides: what the command line changes in it.
+      scenario: the part of the configuration's name before the row, such as `severe` of `configs/cifar10.py:severe`.
+    """
 
     file: str
     overrides: Mapping[str, Any]
+    scenario: str = ""
 
     def config(self, method: str) -> Config:
         spec = importlib.util.spec_from_file_location("task_config", self.file)
@@ -62,8 +71,9 @@ class Task:
             raise UserError(f"--config={self.file}: no such file")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        takes_method = bool(inspect.signature(module.get_config).parameters)
-        config = module.get_config(method) if takes_method else module.get_config()
+        takes_name = bool(inspect.signature(module.get_config).parameters)
+        name = f"{self.scenario},{method}" if self.scenario else method
+        config = module.get_config(name) if takes_name else module.get_config()
         config.method = method
         if not config.data.get("validation_share"):
             config.data.validation_share = VALIDATION_SHARE
@@ -82,8 +92,50 @@ class Run:
     key: str
 
 
-def plan(task: Task, names: Iterable[str], seeds: Sequence[int]) -> list[Run]:
-    """All runs of a comparison."""
+_COMPARISONS = {  # keys that no option may set, and what to do about it
+    "method": "choose rows with --methods",
+    "seed": "choose how many with --seeds",
+    "rows": "choose rows with --methods",
+}
+
+
+def check_options(task: Task, names: Iterable[str]) -> None:
+    """Raises a UserError for an option that would change what defines a row; the message names both."""
+    for key, value in task.overrides.items():
+        if key in _COMPARISONS:
+            raise UserError(f"--config.{key}={value}: a comparison decides this; {_COMPARISONS[key]}")
+        owners = [
+            name
+            for name in names
+            if (row := CONTENDERS[name]).family != "reference" and not row.like and key in row.overrides
+        ]
+        if owners:
+            raise UserError(
+                f"--config.{key}={value}: this key defines the row {', '.join(owners)}; leave the option out, or "
+                f"choose other rows with --methods"
+            )
+
+
+def plan(
+    task: Task,
+    names: Iterable[str],
+    seeds: Sequence[int],
+    *,
+    data_digest: str,
+    found: Mapping[tuple[str, int], Mapping[str, Any]] | None = None,
+) -> list[Run]:
+    """All runs of a comparison.
+
+    A task's options come first, then what defines the row, then the settings of its grid; an option takes the place of
+    the values of a grid.
+
+    Args:
+      task: what is compared on.
+      names: keys of `CONTENDERS`.
+      seeds: of the runs.
+      data_digest: of the data's content, a part of each run's key.
+      found: the settings that searches have found, by their row and seed. Rows that wait for one are left out.
+    """
     runs = []
     for name in names:
         contender = CONTENDERS[name]
@@ -92,21 +144,26 @@ def plan(task: Task, names: Iterable[str], seeds: Sequence[int]) -> list[Run]:
         reference = contender.family == "reference"
         base = task.config("erm" if reference else contender.method)
         overrides = {key: value(base) if callable(value) else value for key, value in contender.overrides.items()}
+        grid = dict(contender.grid)
         if not reference:
-            overrides = {key: value for key, value in overrides.items() if key not in task.overrides}
             base.update_from_flattened_dict(overrides)
-        for values in itertools.product(*contender.grid.values()):
-            settings = dict(zip(contender.grid, values, strict=True))
+            grid.update({key: (task.overrides[key],) for key in grid if key in task.overrides})
+        for values, seed in itertools.product(itertools.product(*grid.values()), seeds):
+            settings = dict(zip(grid, values, strict=True))
+            if contender.after:
+                if (contender.after, seed) not in (found or {}):
+                    continue
+                settings = {**(found or {})[contender.after, seed], **settings}
             config = base.copy_and_resolve_references()
             if not reference:
                 config.update_from_flattened_dict(settings)
-            what = config_lib.flatten(config.to_dict()) | {"data.dir": "", "contender": contender.method, **overrides}
-            for seed in seeds:
-                text = json.dumps([{**what, "seed": seed}, settings], sort_keys=True, default=str)
-                key = hashlib.sha256(text.encode()).hexdigest()[:16]
-                own = config.copy_and_resolve_references()
-                own.seed = seed
-                runs.append(Run(name, settings, seed, own, key))
+            config.seed = seed
+            # Where the data lies and how its work is spread change no result; what it holds does.
+            apart = {"data.dir": "", "data.path": "", "parallel": "", "data": data_digest}
+            what = {**config_lib.flatten(config.to_dict()), **apart, "contender": contender.method, **overrides}
+            text = json.dumps([what, settings], sort_keys=True, default=str)
+            key = hashlib.sha256(text.encode()).hexdigest()[:16]
+            runs.append(Run(name, settings, seed, config, key))
     return runs
 
 
@@ -160,7 +217,12 @@ def _train(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
         for seed, experiment, states in zip(seeds, experiments, trained.states, strict=True):
             batch_size = runs[0].config.eval.batch_size
             predict = {
-                part: evaluate.make_predict(experiment.model, experiment.dataset.splits[part], batch_size=batch_size)
+                part: evaluate.make_predict(
+                    experiment.model,
+                    experiment.dataset.splits[part],
+                    batch_size=batch_size,
+                    protocol=runs[0].config.eval.protocol,
+                )
                 for part in ("validation", "test")
             }
             for run, state in zip(by_seed[seed], states, strict=True):
@@ -195,9 +257,11 @@ def _load(task: str, seed: int, options: str) -> Dataset:
 def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The scores of both parts, as predicted and with the priors divided out."""
     counts = dataset.class_counts
-    line: dict[str, Any] = {"status": "ok", "data": _describe(dataset)}
+    sizes = {part: len(split) for part, split in dataset.splits.items()}
+    line: dict[str, Any] = {"status": "ok", "data": _describe(dataset), "sizes": sizes}
     adjusted = {part: metrics.adjust_priors(p, counts / counts.sum()) for part, p in probabilities.items()}
     for prefix, predicted in (("", probabilities), ("priors_", adjusted)):
+        line[prefix + "validation_halves"] = _halves(predicted["validation"], dataset.splits["validation"].y)
         for part, p in predicted.items():
             y = dataset.splits[part].y
             line[prefix + part] = metrics.scores(p, y, majority_class=int(counts.argmax()))
@@ -207,6 +271,20 @@ def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> dict[s
                 score = metrics.balanced_accuracy_at(p[:, 1], dataset.splits[part].y, threshold)
                 line[prefix + part]["threshold_balanced_accuracy"] = score
     return line
+
+
+def _halves(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
+    """The primary score on each half of the validation part: settings chosen on one are judged on the other.
+
+    Halves are every other example of each class, so that both have all classes; of fewer than two of a class the score
+    is NaN.
+    """
+    half = np.zeros(len(labels), bool)
+    for number in np.unique(labels):
+        half[np.flatnonzero(labels == number)[::2]] = True
+    if np.unique(labels[~half]).size < probabilities.shape[1]:
+        return [math.nan, math.nan]
+    return [metrics.primary_score(probabilities[rows], labels[rows]) for rows in (half, ~half)]
 
 
 def _describe(dataset: Dataset) -> str:
@@ -262,22 +340,46 @@ def compare(
     Raises:
       UserError: a mistake in the configuration, or data that no contender can use.
     """
+    check_options(task, names)
     first = task.config("erm")
-    loaded = data.load(first.task, seed=seeds[0], **config_lib.validate(first).data)  # mistakes show before the work
+    valid = config_lib.validate(first)
+    loaded = data.load(first.task, seed=seeds[0], **valid.data)  # mistakes show before the work
     if loaded.kind != "classification":
         raise UserError(f"config.task={first.task!r}: comparisons are of classifiers; compare runs with mbjax.report")
     if "validation" not in loaded.splits:
         raise UserError(f"config.data.validation_share={first.data.validation_share}: a comparison needs one above 0")
-    runs = plan(task, names, seeds)
+    searches = [after for name in names if (after := CONTENDERS[name].after) and after not in names]
+    planned = functools.partial(plan, task, [*searches, *names], seeds, data_digest=data.digest(loaded))
     out.mkdir(parents=True, exist_ok=True)
     file = out / (f"results-{shard[0]}.jsonl" if shard else "results.jsonl")
+    runs = _distinct(planned())
+    _complete(runs, out=out, file=file, jobs=jobs, shard=shard)
+    if any(CONTENDERS[name].after for name in names):
+        runs = _distinct(planned(found=_found(runs, read(out), seeds)))
+        _complete(runs, out=out, file=file, jobs=jobs, shard=shard)
     done = read(out)
+    lines = [{**done[run.key], "contender": run.contender} for run in runs if run.key in done]
+    lines += [_adjusted(line, name) for name in names if CONTENDERS[name].like for line in lines
+              if line["contender"] == CONTENDERS[name].like and line["status"] == "ok"]  # fmt: skip
+    table = comparison.make_table(lines, task=first.task, select=select, overlap=loaded.overlap)
+    (out / "table.md").write_text(table)
+    (out / "times.md").write_text(comparison.make_times(lines))
+    if any(line["status"] == "ok" for line in lines):
+        comparison.plot_comparison(lines, out / "comparison.png", task=first.task, select=select)
+        comparison.plot_pairs(lines, out / "pairs.png", task=first.task)
+    return table
+
+
+def _complete(
+    runs: Sequence[Run], *, out: pathlib.Path, file: pathlib.Path, jobs: int, shard: tuple[int, int] | None
+) -> None:
+    """Does the runs that have not ended well yet."""
     units = units_of(runs)
     # The largest first, so that no process ends long before the others; a shard takes every n-th.
     units.sort(key=len, reverse=True)
     if shard:
         units = units[shard[0] :: shard[1]]
-    ended = {key for key, line in done.items() if line["status"] == "ok"}
+    ended = {key for key, line in read(out).items() if line["status"] == "ok"}
     units = [left for unit in units if (left := [run for run in unit if run.key not in ended])]
     code = _code()
     progress = tqdm.tqdm(total=sum(map(len, units)), unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
@@ -287,22 +389,39 @@ def compare(
             progress.update(len(lines))
             if progress.disable:
                 log.info("%d of %d units: %s, %d runs", number, len(units), lines[0]["contender"], len(lines))
-    done = read(out)
-    # Rows that come to the same on this task share their runs.
-    lines = [{**done[run.key], "contender": run.contender} for run in runs if run.key in done]
-    lines += [_adjusted(line, name) for name in names if CONTENDERS[name].like for line in lines
-              if line["contender"] == CONTENDERS[name].like and line["status"] == "ok"]  # fmt: skip
-    table = comparison.make_table(lines, task=first.task, select=select)
-    (out / "table.md").write_text(table)
-    (out / "times.md").write_text(comparison.make_times(lines))
-    if any(line["status"] == "ok" for line in lines):
-        comparison.plot_comparison(lines, out / "comparison.png", task=first.task, select=select)
-        comparison.plot_pairs(lines, out / "pairs.png", task=first.task)
-    return table
+
+
+def _distinct(runs: Sequence[Run]) -> list[Run]:
+    """The runs without rows that come to the same as an earlier one on this task."""
+    keys: dict[str, list[str]] = {}
+    for run in runs:
+        keys.setdefault(run.contender, []).append(run.key)
+    first: dict[tuple[str, ...], str] = {}
+    for name, own in keys.items():
+        first.setdefault(tuple(own), name)
+    return [run for run in runs if run.contender in first.values()]
+
+
+def _found(
+    runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]], seeds: Iterable[int]
+) -> dict[tuple[str, int], Mapping[str, Any]]:
+    """The best settings of each search and seed on its validation part, of searches that are complete."""
+    found = {}
+    for name, seed in itertools.product(
+        {run.contender for run in runs if CONTENDERS[run.contender].family == "search"}, seeds
+    ):
+        own = [run for run in runs if (run.contender, run.seed) == (name, seed)]
+        if any(run.key not in done for run in own):
+            continue  # other shards are at it
+        scored = [(done[run.key]["validation"], run) for run in own if done[run.key]["status"] == "ok"]
+        if scored:
+            found[name, seed] = max(scored, key=lambda pair: pair[0][metrics.primary(pair[0])])[1].settings
+    return found
 
 
 def _adjusted(line: Mapping[str, Any], contender: str) -> dict[str, Any]:
-    return {**line, "contender": contender, "validation": line["priors_validation"], "test": line["priors_test"]}
+    parts = {part: line[f"priors_{part}"] for part in ("validation", "test", "validation_halves")}
+    return {**line, "contender": contender, **parts}
 
 
 def _work(units: Sequence[Sequence[Run]], code: str, jobs: int) -> Iterator[list[dict[str, Any]]]:
@@ -370,6 +489,8 @@ def main(argv: list[str]) -> None:
     for name in names:
         if name not in CONTENDERS:
             raise UserError(f"--methods={name}: choose among all, {', '.join(CONTENDERS)}")
+    if _METHODS.value == "all":
+        names = [name for name in names if CONTENDERS[name].family != "search"]
     names += [like for name in names if (like := CONTENDERS[name].like) and like not in names]
     shard = None
     if _SHARD.value:
@@ -380,10 +501,10 @@ def main(argv: list[str]) -> None:
         if not 0 <= number < count:
             raise UserError(f"--shard={_SHARD.value}: write I/N with I from 0 to N - 1")
         shard = (number, count)
-    task = Task(
-        config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0],
-        config_flags.get_override_values(flags.FLAGS["config"]),
-    )
+    file, _, name = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    # A row or a method behind the colon is what the comparison chooses itself.
+    scenario = name.partition(",")[0] if name not in METHODS else ""
+    task = Task(file, config_flags.get_override_values(flags.FLAGS["config"]), scenario)
     print(
         compare(
             task, names=names, seeds=range(_SEEDS.value), out=pathlib.Path(str(_OUT.value)), select=_SELECT.value,

@@ -1,5 +1,8 @@
 """Scores of predicted class probabilities. Each score has one name everywhere in mbjax."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from imblearn.metrics import geometric_mean_score
 from sklearn import metrics as sk
@@ -23,6 +26,18 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: in
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(bin_of, weights=correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def primary(scores: Mapping[str, Any]) -> str:
+    """The name of the score by which settings are chosen and rows compared, of those that a task has."""
+    return next(name for name in ("roc_auc", "rank1_accuracy", "balanced_accuracy") if name in scores)
+
+
+def primary_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The score of a classifier that `primary` names, alone: ROC-AUC of two classes, else balanced accuracy."""
+    if probabilities.shape[1] == 2:
+        return float(sk.roc_auc_score(labels, probabilities[:, 1]))
+    return float(sk.balanced_accuracy_score(labels, probabilities.argmax(1)))
 
 
 def scores(probabilities: np.ndarray, labels: np.ndarray, *, majority_class: int) -> Scores:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import math
@@ -253,20 +252,6 @@ def boundaries(updates: int, every: float, start: int) -> list[int]:
     return [*sorted(step for step in stops if start < step < updates), updates]
 
 
-def digest(dataset: Dataset) -> str:
-    """A digest of the training examples."""
-    sha, x = hashlib.sha256(), dataset.train.x
-    arrays = [dataset.train.y]
-    if isinstance(x, np.ndarray):
-        arrays.insert(0, x)
-    else:
-        sha.update(x.digest.encode())
-    for array in arrays:
-        sha.update(f"{array.dtype}{array.shape}".encode())
-        sha.update(np.ascontiguousarray(array).data)
-    return sha.hexdigest()
-
-
 def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """Trains what a configuration describes, or goes on where a run in `workdir` stopped.
 
@@ -291,7 +276,7 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
         return json.loads(folder.result.read_text())
     experiment = build(valid)
     dataset = experiment.dataset
-    content = digest(dataset)
+    content = data.digest(dataset, ["train"])
     hosts.check_equal(content, "training data")
     for note in dataset.notes:
         log.info("data: %s", note)
@@ -448,7 +433,7 @@ def _evaluate(
 
 
 def _show(row: Mapping[str, Any], updates: int, progress: tqdm.tqdm) -> None:
-    name = next(name for name in ("roc_auc", "rank1_accuracy", "balanced_accuracy") if name in row["test"])
+    name = metrics.primary(row["test"])
     loss, score = row["updates"]["loss"], row["test"][name]
     progress.set_postfix_str(f"loss {loss:.4f}, test {name} {score:.4f}")
     if progress.disable:

@@ -94,6 +94,9 @@ class Dataset:
         the test split do not occur in training: the classes are the training split's, the test split has numbers of
         its own.
       scored: what is scored in place of the split of that name: a part of a training split of many millions.
+      overlap: where the seed draws the test part: its size over that of the pool that the other parts are drawn from;
+        0 where the test part is the same for every seed. Scores of seeds whose parts overlap are correlated, and
+        `mbjax.report.tables.paired_difference` widens its intervals by this.
     """
 
     splits: Mapping[str, Split]
@@ -103,6 +106,7 @@ class Dataset:
     groups: tuple[str, ...] = ()
     kind: Literal["classification", "identification"] = "classification"
     scored: Mapping[str, Split] = dataclasses.field(default_factory=dict)
+    overlap: float = 0.0
 
     @property
     def train(self) -> Split:

@@ -1,5 +1,6 @@
 """Comparisons: selection, resuming, failures, and the references."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from mbjax import compare, data, references
 from mbjax.contenders import CONTENDERS
 from mbjax.methods import METHODS
 from mbjax.report import comparison
+from mbjax.report.tables import paired_difference
 from mbjax.types import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +41,8 @@ def line(contender, seed, lr, validation, test, **more):
     return {
         "key": f"{contender}{seed}{lr}", "contender": contender, "seed": seed, "settings": {"optimizer.lr": lr},
         "status": "ok", "seconds": 1.0, "code": "commit x", "data": "d", "mode": "together",
-        "validation": {"roc_auc": validation}, "test": {"roc_auc": test}, **more,
+        "validation": {"roc_auc": validation}, "test": {"roc_auc": test},
+        "validation_halves": [validation, validation], **more,
     }  # fmt: skip
 
 
@@ -52,8 +55,8 @@ def test_selection_looks_at_validation_unless_it_is_told_to_look_at_test():
     assert sorted(comparison.choose(runs, "roc_auc", "validation")["test_roc_auc"]) == [0.5, 0.5]
     chosen = comparison.choose(runs, "roc_auc", "test")
     assert sorted(chosen["test_roc_auc"]) == [0.5, 0.7]  # one setting for both seeds: 0.6 on average against 0.55
-    assert "own validation part" in comparison.make_table(lines, task="loan", select="validation")
-    assert "**on the test part**" in comparison.make_table(lines, task="loan", select="test")
+    assert "own validation part" in comparison.make_table(lines, task="loan", select="validation", overlap=0.0)
+    assert "**on the test part**" in comparison.make_table(lines, task="loan", select="test", overlap=0.0)
 
 
 def test_table_says_what_the_figures_show():
@@ -61,20 +64,149 @@ def test_table_says_what_the_figures_show():
     lines += [line("over", s, 0.1, 0.7, 0.62 + 0.01 * s + 0.001 * (s % 2)) for s in range(5)]
     lines += [line("metabalance", s, 0.1, 0.6, 0.6 + 0.01 * s + 0.01 * (-1) ** s) for s in range(5)]
     lines += [{**line("smote", 0, 0.1, 0, 0), "status": "failed", "reason": "too few neighbours"}]
-    table = comparison.make_table(lines, task="loan", select="validation")
+    table = comparison.make_table(lines, task="loan", select="validation", overlap=0.0)
     rows = {cells[1].strip(): cells for cells in (text.split("|") for text in table.splitlines()) if len(cells) > 2}
     assert rows["over-sampling"][3].strip() == "0.6404 ± 0.0071"
     difference = np.array([0.02, 0.021, 0.02, 0.021, 0.02])
     half = 2.776445 * difference.std(ddof=1) / np.sqrt(5)
     assert rows["over-sampling"][4].strip() == f"+0.0204 ± {half:.4f}"
     assert rows["naive"][6].strip() == "0.655"  # the paper's
-    assert "less over-sampling" in table  # the best baseline by validation
-    assert "MetaBalance less naive: +0.0020 ± 0.0136, not clearly different from zero (the paper's: +0.011)" in table
+    assert "Δ vs over-sampling" in table  # the best baseline by validation
+    assert "MetaBalance minus naive: +0.0020 ± 0.0136, not clearly different from zero (the paper's: +0.011)" in table
     assert (
-        "MetaBalance less over-sampling: -0.0184 ± 0.0143, clearly below zero: it is worse (the paper's: +0.019)"
+        "MetaBalance minus over-sampling: -0.0184 ± 0.0143, clearly below zero: it is worse (the paper's: +0.019)"
         in table
     )
     assert "SMOTE has no result: too few neighbours (1 seeds)" in table
+
+
+def test_the_best_baseline_is_not_the_one_with_the_longest_grid():
+    """Twelve settings of one true score and noise against one that is truly better, but not by the noise's maximum."""
+    rng = np.random.default_rng(0)
+    noisy = lambda mean: rng.normal(mean, 0.01, 2)  # noqa: E731
+    lines = []
+    for seed in range(10):
+        for name, count, mean in (("class_balanced", 12, 0.95), ("over", 1, 0.956)):
+            for number in range(count):
+                halves = noisy(mean)
+                more = {"validation_halves": halves.tolist()}
+                lines.append(line(name, seed, number, halves.mean(), mean, **more))
+    runs = comparison.frame_of(lines)
+    maxima: Any = comparison.choose(runs, "roc_auc", "validation").groupby("contender")["validation_roc_auc"].mean()
+    assert maxima["class_balanced"] > maxima["over"]  # what the old rule went by
+    assert comparison.best_baseline(runs) == "over"
+    whole = [{**text, "validation_halves": [float("nan")] * 2} for text in lines]  # too small to be halved
+    assert comparison.best_baseline(comparison.frame_of(whole)) == "class_balanced"
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25])
+def test_intervals_are_those_of_nadeau_and_bengio(overlap):
+    a, b = pd.Series([0.7, 0.8, 0.75, 0.6]), pd.Series([0.6, 0.75, 0.75, 0.58])
+    mean, half, seeds = paired_difference(a, b, overlap)
+    d = [0.1, 0.05, 0.0, 0.02]
+    variance = sum((x - sum(d) / 4) ** 2 for x in d) / 3
+    assert seeds == 4
+    assert mean == pytest.approx(0.0425)
+    assert half == pytest.approx(3.182446 * (variance * (1 / 4 + overlap)) ** 0.5, rel=1e-6)
+
+
+def test_corrected_intervals_hold_the_true_difference_where_plain_ones_do_not(tmp_path):
+    """Seeds that resample one data set: the spread between data sets is in no seed's difference."""
+    rng = np.random.default_rng(0)
+    held = {0.0: 0, 0.25: 0}
+    for _ in range(400):  # true difference 0; a split's difference has the data set's deviation and its own
+        differences = rng.normal(rng.normal(0, 0.01), 0.02, 10)
+        for overlap in held:
+            mean, half, _ = paired_difference(pd.Series(differences), pd.Series(np.zeros(10)), overlap)
+            held[overlap] += abs(mean) <= half
+    assert held[0.0] < 0.85 * 400
+    assert held[0.25] >= 0.95 * 400
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("no_adaptation", "meta.inner_lr", 0.05),
+        ("first_order", "meta.grad_mode", "reverse"),
+        ("over", "train.sampler", "smote"),
+        ("naive", "train.sampler", "smote"),
+        ("ldam_drw", "loss.name", "focal"),
+        ("large_batch", "train.batch_size", 5),
+        ("metabalance", "method", "erm"),
+        ("metabalance", "seed", 3),
+    ],
+)
+def test_an_option_that_would_change_what_a_row_is_is_refused_by_name(task, tmp_path, name, key, value):
+    changed = compare.Task(task.file, {**task.overrides, key: value})
+    with pytest.raises(UserError, match=rf"--config\.{key}={value}: ") as error:
+        compare.compare(changed, names=[name], seeds=[0], out=tmp_path / "out")
+    assert name in str(error.value) or key in ("method", "seed")
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_come_first_then_the_row_then_its_grid(task):
+    changed = compare.Task(task.file, {**task.overrides, "optimizer.lr": 0.3, "updates": 200, "meta.inner_lr": 0.05})
+    names = ["naive", "metabalance", "class_balanced", "large_batch", "large_batch_natural"]
+    runs = {name: compare.plan(changed, [name], [0], data_digest="") for name in names}
+    assert {name: len(own) for name, own in runs.items()} == {**dict.fromkeys(names, 1), "class_balanced": 4}
+    for own in runs.values():
+        assert all(run.config.optimizer.lr == 0.3 and run.config.updates == 200 for run in own)
+    assert runs["metabalance"][0].config.meta.inner_lr == 0.05
+    large, natural = (runs[name][0].config.train for name in ("large_batch", "large_batch_natural"))
+    assert large.batch_size == natural.batch_size == 4 * 24  # meta.steps × query.batch_size
+    assert (large.sampler, natural.sampler) == ("class_balanced", "natural")
+
+
+def test_every_network_chooses_from_the_same_learning_rates_and_lengths(task):
+    bare = compare.Task(task.file, {key: value for key, value in task.overrides.items() if key != "updates"})
+    for name, contender in CONTENDERS.items():
+        if contender.family in ("reference", "search") or contender.like:
+            continue
+        found = {(contender.after, 0): {"support.sampler": "over", "query.sampler": "under"}}
+        runs = compare.plan(bare, [name], [0], data_digest="", found=found)
+        pairs = {(run.config.optimizer.lr, run.config.updates) for run in runs}
+        assert pairs == {(lr, n) for lr in (0.01, 0.02, 0.05, 0.1) for n in (None, 1000)}, name
+        if contender.after:
+            assert {(run.config.support.sampler, run.config.query.sampler) for run in runs} == {("over", "under")}
+
+
+def test_other_data_under_the_same_name_is_run_again(task, tmp_path):
+    names = ["logistic_regression"]
+    compare.compare(task, names=names, seeds=[0], out=tmp_path / "out")
+    results = tmp_path / "out" / "results.jsonl"
+    assert len(results.read_text().splitlines()) == 3
+    moved = tmp_path / "elsewhere.csv"
+    Path(task.overrides["data.path"]).rename(moved)  # the same content elsewhere: nothing to do
+    elsewhere = compare.Task(task.file, {**task.overrides, "data.path": str(moved)})
+    compare.compare(elsewhere, names=names, seeds=[0], out=tmp_path / "out")
+    assert len(results.read_text().splitlines()) == 3
+    frame = pd.read_csv(moved)
+    frame.loc[0, "x0"] += 1.0
+    frame.to_csv(task.overrides["data.path"], index=False)
+    compare.compare(task, names=names, seeds=[0], out=tmp_path / "out")
+    assert len(results.read_text().splitlines()) == 6
+
+
+def test_images_are_compared_by_their_scenario_and_protocol(tmp_path):
+    """configs/cifar10.py:small on written images; the authors' protocol crops and flips what is tested."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for file in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
+        labels = np.arange(10_000, dtype=np.uint8)[:, None] % 10
+        images = rng.integers(0, 256, (10_000, 3072), np.uint8) // (2 + labels)
+        np.concatenate([labels, images.astype(np.uint8)], axis=1).tofile(folder / file)
+    overrides = {
+        "data.dir": str(tmp_path), "updates": 2, "train.batch_size": 4, "model.width": 4, "optimizer.lr": 0.01,
+        "data.counts": (10,) * 10, "data.imbalance": "counts",
+    }  # fmt: skip
+    test = {}
+    for protocol in ("clean", "authors"):
+        task = compare.Task(str(ROOT / "configs" / "cifar10.py"), {**overrides, "eval.protocol": protocol}, "small")
+        table = compare.compare(task, names=["naive"], seeds=[0], out=tmp_path / protocol)
+        assert "| naive | 1 |" in table
+        test[protocol] = json.loads((tmp_path / protocol / "results.jsonl").read_text().splitlines()[0])["test"]
+    assert test["clean"]["log_loss"] != test["authors"]["log_loss"]
 
 
 def test_every_contender_names_what_there_is():
@@ -88,7 +220,8 @@ def test_a_comparison_end_to_end(task, tmp_path):
     names = ["naive", "metabalance", "logistic_regression", "naive_priors"]
     table = compare.compare(task, names=names, seeds=range(2), out=tmp_path / "out")
     lines = [json.loads(text) for text in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
-    assert len(lines) == 2 * (4 + 8 + 3)
+    assert len(lines) == 2 * (4 + 4 + 3)  # updates=60 takes the place of a grid's two lengths
+    assert {text["settings"].get("updates", 60) for text in lines} == {60}
     by_row: Any = pd.DataFrame([{**text, **text["test"]} for text in lines if text["status"] == "ok"])
     assert by_row.groupby("contender")["roc_auc"].mean().min() > 0.85
     assert set(by_row[by_row["contender"] == "naive"]["mode"]) == {"together"}
@@ -124,17 +257,23 @@ def test_what_cannot_run_is_reported_and_the_rest_goes_on(task, tmp_path):
     assert "- Meta-Weight-Net: config.clean.share=0.01" in table  # 1% is less than an example of each class
 
 
-def test_pairs_of_samplers_are_searched_and_drawn(task, tmp_path, monkeypatch):
-    from mbjax import contenders
-
+def test_pairs_of_samplers_are_searched_and_the_best_gets_the_grid_of_all(task, tmp_path, monkeypatch):
     few = {"support.sampler": ("natural", "smote"), "query.sampler": ("under", "over")}
-    small = contenders._meta("MS-MetaBalance", "metabalance", few, updates=20)
-    monkeypatch.setitem(CONTENDERS, "ms_metabalance", small)
-    compare.compare(task, names=["ms_metabalance"], seeds=[0, 1], out=tmp_path)
+    search = dataclasses.replace(CONTENDERS["ms_search"], grid=few, overrides={"updates": 20})
+    monkeypatch.setitem(CONTENDERS, "ms_search", search)
+    bare = compare.Task(task.file, {**task.overrides, "optimizer.lr": 0.05})
+    table = compare.compare(bare, names=["ms_metabalance"], seeds=[0, 1], out=tmp_path)
     lines = [json.loads(text) for text in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert {tuple(text["settings"].values()) for text in lines} == {
+    searched = [text for text in lines if text["contender"] == "ms_search"]
+    assert {tuple(text["settings"].values()) for text in searched} == {
         ("natural", "under"), ("natural", "over"), ("smote", "under"), ("smote", "over")
     }  # fmt: skip
+    for seed in (0, 1):
+        best = max((t for t in searched if t["seed"] == seed), key=lambda text: text["validation"]["roc_auc"])
+        (chosen,) = (t for t in lines if t["contender"] == "ms_metabalance" and t["seed"] == seed)
+        assert chosen["settings"] == {**best["settings"], "optimizer.lr": 0.05, "updates": 60}
+    assert "| MS-MetaBalance | 2 |" in table
+    assert "search" not in table
     assert (tmp_path / "pairs.png").read_bytes().startswith(b"\x89PNG")
 
 

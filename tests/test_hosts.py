@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from mbjax import checkpoint, hosts, train
+from mbjax import checkpoint, data, hosts, train
 from mbjax import config as config_lib
 from mbjax.hosts import Place, find_place
 from mbjax.types import UserError
@@ -151,7 +151,9 @@ def wait_for(path: pathlib.Path, processes: list[subprocess.Popen]) -> None:
 
 def final_params(workdir, config):
     experiment = train.build(config_lib.validate(config))
-    with_folder = checkpoint.Checkpoints(workdir / "checkpoints", keep=3, data=train.digest(experiment.dataset))
+    with_folder = checkpoint.Checkpoints(
+        workdir / "checkpoints", keep=3, data=data.digest(experiment.dataset, ("train",))
+    )
     state = with_folder.restore(experiment.method.init(config.seed))
     with_folder.close()
     assert int(state.step) == experiment.updates

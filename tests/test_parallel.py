@@ -15,7 +15,7 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from mbjax import checkpoint, evaluate, models, parallel, train
+from mbjax import checkpoint, data, evaluate, models, parallel, train
 from mbjax import config as config_lib
 from mbjax.losses import supervised_loss
 from mbjax.meta import make_meta_step
@@ -183,7 +183,9 @@ def config_of(**overrides):
 
 def final_params(folder, config):
     experiment = train.build(config_lib.validate(config))
-    checkpoints = checkpoint.Checkpoints(folder / "checkpoints", keep=3, data=train.digest(experiment.dataset))
+    checkpoints = checkpoint.Checkpoints(
+        folder / "checkpoints", keep=3, data=data.digest(experiment.dataset, ("train",))
+    )
     state = checkpoints.restore(experiment.method.init(config.seed))
     checkpoints.close()
     assert int(state.step) == experiment.updates

@@ -97,7 +97,7 @@ def test_the_table_of_balanced_image_runs(groups):
     folders, results = groups
     naive, metabalance = cells(report.compare_runs(report.load_runs(folders)))
     scores = ["accuracy", "majority_accuracy", "minority_accuracy", "log_loss", "calibration_error"]
-    difference = "accuracy: paired difference from “naive” (95% interval)"
+    difference = "accuracy: Δ vs naive (95% CI)"
     assert list(naive) == ["run", "seeds", *scores, "updates", "minutes", difference]
     for row, name in ((naive, "naive"), (metabalance, "metabalance")):
         assert {score: row[score] for score in scores} == {
@@ -118,14 +118,14 @@ def test_balanced_accuracy_is_shown_where_it_differs(groups):
     file.write_text(json.dumps(result))
     row, _ = cells(report.compare_runs(report.load_runs(folders)))
     assert "balanced_accuracy" in row
-    assert "balanced_accuracy: paired difference from “naive” (95% interval)" in row
+    assert "balanced_accuracy: Δ vs naive (95% CI)" in row
 
 
 def test_score_and_reference_are_chosen(groups):
     folders, results = groups
     table = report.compare_runs(report.load_runs(folders), score="minority_accuracy", reference="metabalance")
     naive, metabalance = cells(table)
-    title = "minority_accuracy: paired difference from “metabalance” (95% interval)"
+    title = "minority_accuracy: Δ vs metabalance (95% CI)"
     pair = [column(results[name], "minority_accuracy") for name in ("naive", "metabalance")]
     assert (naive[title], metabalance[title]) == (shown_difference(*pair), "")
 
@@ -139,7 +139,7 @@ def test_priors_are_rows_beside_their_groups(groups):
     adjusted = column(results["naive"], "accuracy", "priors_test")
     assert rows[1]["accuracy"] == shown(adjusted)
     assert rows[1]["log_loss"] == shown(column(results["naive"], "log_loss", "priors_test"))
-    difference = "accuracy: paired difference from “naive” (95% interval)"
+    difference = "accuracy: Δ vs naive (95% CI)"
     assert rows[1][difference] == shown_difference(adjusted, column(results["naive"], "accuracy"))
     assert rows[0]["accuracy"] == shown(column(results["naive"], "accuracy"))
 
@@ -224,7 +224,7 @@ def test_the_study_of_thresholds(groups):
         minority.append(np.mean([(p[labels == c].argmax(1) == c).mean() for c in (0, 2, 3)]))
     assert after["minority_accuracy"] == shown(minority)
     difference = shown_difference(column(results["metabalance"], "minority_accuracy"), minority)
-    assert text.endswith(f": {difference} (paired, 95% interval).")
+    assert text.endswith(f": {difference} (95% CI of the paired difference).")
 
 
 def test_figure_1_has_a_bar_of_each_group_and_class(groups):

@@ -504,7 +504,9 @@ def test_a_run_on_a_table_learns_and_goes_on_to_the_bit(arrays, tmp_path, monkey
 
 def final_params(workdir: Path, config: Any) -> Any:
     experiment = train.build(config_lib.validate(config))
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", keep=3, data=train.digest(experiment.dataset))
+    checkpoints = checkpoint.Checkpoints(
+        workdir / "checkpoints", keep=3, data=data.digest(experiment.dataset, ("train",))
+    )
     state = checkpoints.restore(experiment.method.init(config.seed))
     checkpoints.close()
     assert int(state.step) == experiment.updates

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mbjax import checkpoint, losses, methods, report, train
+from mbjax import checkpoint, data, losses, methods, report, train
 from mbjax import config as config_lib
 from mbjax.types import Split, UserError
 
@@ -46,7 +46,7 @@ def small_config(method: str = "metabalance", **overrides: Any):
 def final_params(workdir, config):
     experiment = train.build(config_lib.validate(config))
     checkpoints = checkpoint.Checkpoints(
-        pathlib.Path(workdir) / "checkpoints", keep=3, data=train.digest(experiment.dataset)
+        pathlib.Path(workdir) / "checkpoints", keep=3, data=data.digest(experiment.dataset, ("train",))
     )
     state = checkpoints.restore(experiment.method.init(config.seed))
     checkpoints.close()
@@ -133,7 +133,9 @@ def test_every_method_goes_on_from_its_checkpoint_to_the_bit(method, tmp_path):
     states = []
     for _ in range(2):
         experiment = train.build(config_lib.validate(config))
-        checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=3, data=train.digest(experiment.dataset))
+        checkpoints = checkpoint.Checkpoints(
+            tmp_path / "checkpoints", keep=3, data=data.digest(experiment.dataset, ("train",))
+        )
         state = checkpoints.restore(experiment.method.init(config.seed))
         checkpoints.close()
         states.append(jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng))))
@@ -330,7 +332,7 @@ def test_report_pairs_runs_by_seed(tmp_path):
     runs = report.load_runs(groups)
     assert list(runs["run"]) == ["erm"] * 3 + ["metabalance"] * 3
     a, b = (runs[runs.run == name].set_index("seed").accuracy for name in ("metabalance", "erm"))
-    mean, half, seeds = report.paired_difference(a, b)
+    mean, half, seeds = report.paired_difference(a, b, overlap=0.0)
     difference = (a - b).to_numpy()
     assert mean == pytest.approx(difference.mean())
     assert half == pytest.approx(4.302653 * difference.std(ddof=1) / np.sqrt(3), rel=1e-6)

@@ -1,7 +1,8 @@
 """Data sets: `load` reads one by its task's name and checks that one can train and test on it."""
 
+import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -97,5 +98,21 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     counts = {part: count_classes(n, len(names)).tolist() for part, n in numbers.items() if n is not None}
     plural = "classes" if key == "class" else "groups"
     return {
-        "source": dataset.source, "notes": list(dataset.notes), plural: list(names), f"{key}_counts": counts
+        "source": dataset.source, "notes": list(dataset.notes), plural: list(names), f"{key}_counts": counts,
+        "overlap": dataset.overlap,
     }  # fmt: skip
+
+
+def digest(dataset: Dataset, parts: Iterable[str] = ("train", "validation", "test")) -> str:
+    """A digest of the examples of these parts, as far as the data set has them."""
+    sha = hashlib.sha256()
+    for split in (dataset.splits[part] for part in parts if part in dataset.splits):
+        arrays = [split.y]
+        if isinstance(split.x, np.ndarray):
+            arrays.insert(0, split.x)
+        else:
+            sha.update(split.x.digest.encode())
+        for array in arrays:
+            sha.update(f"{array.dtype}{array.shape}".encode())
+            sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()

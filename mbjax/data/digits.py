@@ -45,5 +45,6 @@ def load(
         splits={name: Split(x[i], y[i]) for name, i in index.items()},
         classes=tuple(str(digit) for digit in range(10)),
         source="scikit-learn digits",
+        overlap=len(test) / len(rest),
         notes=(f"class {majority_class} in full, {minority_count} images of each other; test: {test_count} of each",),
     )

@@ -134,7 +134,7 @@ def read_folder(root: Path, source: str) -> Listed:
             )
         files += own
         identity += [number] * len(own)
-    groups, group = np.unique(group_of[list(folders)].to_numpy(str), return_inverse=True)
+    groups, group = np.unique(np.asarray(group_of[list(folders)], str), return_inverse=True)
     return Listed(files, np.array(identity), tuple(folders), group, tuple(groups.tolist()), source)
 
 
@@ -224,8 +224,10 @@ def identification(
     if both := set(names["train"]) & set(names["test"]):
         raise UserError(f"{listed.source}: the identity {sorted(both)[0]!r} is listed twice: merge its images")
     notes = (*listed.notes, *store.notes, *_notes(listed, of_train, kept, of_test, scarce, size, min_images))
+    overlap = len(people[1]) / len(people[0])  # of people: those of the test part are other ones
     return Dataset(
-        splits, names["train"], listed.source, notes=notes, groups=listed.groups, kind="identification"
+        splits, names["train"], listed.source, notes=notes, groups=listed.groups, kind="identification",
+        overlap=overlap,
     )  # fmt: skip
 
 

@@ -80,7 +80,8 @@ def load(
     )  # fmt: skip
     index = {**{part: train[kept] for part, kept in parts.items()}, "test": index["test"]}
     splits = {part: Split(data.x[i], y[i]) for part, i in index.items()}
-    return Dataset(splits, classes, source=place.name, notes=(*data.notes, *notes, note))
+    overlap = 0.0 if data.tests else len(index["test"]) / len(train)
+    return Dataset(splits, classes, source=place.name, notes=(*data.notes, *notes, note), overlap=overlap)
 
 
 class Labelled(NamedTuple):

@@ -89,7 +89,8 @@ def load(
         few = _rows_of_blocks(labels["train"], some, table.block).astype(np.int32)
         scored["train"] = Split(Rows(table, scaling, parts["train"][some]), few)
         notes.append(f"of the training part {len(few):,} rows are scored, in blocks evenly spread")
-    return Dataset(splits, classes, folder.name, notes=tuple(notes), scored=scored)
+    overlap = len(splits["test"]) / (len(table) - len(splits["test"]))
+    return Dataset(splits, classes, folder.name, notes=tuple(notes), scored=scored, overlap=overlap)
 
 
 def _arrays_of(path: str, *, target: str, dir: str, drop: Sequence[str], prepared: str) -> Path:

@@ -156,7 +156,8 @@ def from_frame(
             by = "median" if name in numbers else "most frequent value"
             column_notes.append(f"column {name!r}: {count} missing values imputed by the {by}")
     splits = {name: Split(x[i], y[i]) for name, i in index.items()}
-    return Dataset(splits, classes, source, notes=(*notes, *label_notes, *column_notes))
+    overlap = len(index["test"]) / (len(y) - len(index["test"]))
+    return Dataset(splits, classes, source, notes=(*notes, *label_notes, *column_notes), overlap=overlap)
 
 
 def _check_labels(labels: pd.Series, source: str) -> None:

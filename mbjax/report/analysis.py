@@ -62,13 +62,14 @@ def match_table(runs: pd.DataFrame, pair: str, *, paper: str | None = None) -> s
         head.append("the paper's accuracy")
         cells = [[*row, tables.paper_cell(ACCURACY[paper], row[0])] for row in cells]
     note = tables.protocol_note(runs)
-    difference = tables.difference_cell(target["minority_accuracy"], after["minority_accuracy"])
+    overlap = tables.overlap_of(runs)
+    difference = tables.difference_cell(target["minority_accuracy"], after["minority_accuracy"], overlap)
     return (
         f"Study of thresholds{f' ({note})' if note else ''}: “{moved}” with the majority class's probability scaled "
         f"until its majority accuracy on the TEST data is that of “{fixed}”, seed by seed. The test labels set the "
         "factor: this is an object of study, no classifier that anyone could deploy.\n\n"
         f"{tables.markdown(head, cells)}\n\n"
-        f"Minority accuracy of “{fixed}” less that of “{moved}{tables.MATCHED}”: {difference} (paired, 95% interval)."
+        f"Minority accuracy, {fixed} minus {moved}{tables.MATCHED}: {difference} (95% CI of the paired difference)."
     )
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from mbjax.contenders import CONTENDERS
 from mbjax.report.paper import ROC_AUC
-from mbjax.report.tables import mean_and_error, paired_difference
+from mbjax.report.tables import interval_note, mean_and_error, paired_difference
 
 COLUMNS = {  # of a table, beside the score that is compared
     "average_precision": "average precision",
@@ -24,10 +24,10 @@ COLUMNS = {  # of a table, beside the score that is compared
 
 
 def frame_of(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row a run that ended well: `contender`, `seed`, `settings` (JSON), `seconds`, `validation_*`, `test_*`."""
+    """One row per run that ended well: `contender`, `seed`, `settings` (JSON), `seconds`, `validation_*`, `test_*`."""
     rows = [
         {
-            **{key: line[key] for key in ("contender", "seed", "seconds")},
+            **{key: line[key] for key in ("contender", "seed", "seconds", "validation_halves")},
             "settings": json.dumps(line["settings"]),
             **{f"{part}_{name}": value for part in ("validation", "test") for name, value in line[part].items()},
         }
@@ -52,55 +52,66 @@ def choose(runs: pd.DataFrame, score: str, select: str) -> pd.DataFrame:
     return runs.merge(winners, on=["contender", "settings"])
 
 
+def _is_search(contender: str) -> bool:
+    """Whether a row only finds settings for another one."""
+    return CONTENDERS[contender].family == "search"
+
+
 def score_of(runs: pd.DataFrame) -> str:
     """What contenders are chosen and compared by: ROC-AUC of two classes, else balanced accuracy."""
     return "roc_auc" if "test_roc_auc" in runs else "balanced_accuracy"
 
 
-def make_table(lines: Sequence[Mapping[str, Any]], *, task: str, select: str) -> str:
+def make_table(lines: Sequence[Mapping[str, Any]], *, task: str, select: str, overlap: float) -> str:
     """The comparison as Markdown.
 
     Args:
       lines: of `results.jsonl`, in any order; contenders are shown in the order of `CONTENDERS`.
       task: for the paper's figures.
       select: what settings were chosen on, `"validation"` or `"test"`.
+      overlap: of the seeds' splits, see `mbjax.report.tables.paired_difference`.
     """
     runs = frame_of(lines)
     if runs.empty:
         return "No run has ended well.\n" + _failures(lines, runs)
     score = score_of(runs)
     chosen = choose(runs, score, select)
-    groups: dict[str, Any] = {name: chosen[chosen["contender"] == name].set_index("seed") for name in CONTENDERS}
+    groups: dict[str, Any] = {
+        name: chosen[chosen["contender"] == name].set_index("seed") for name in CONTENDERS if not _is_search(name)
+    }
     groups = {name: group for name, group in groups.items() if len(group)}
     paper = ROC_AUC.get(task, {})
-    best = _best_baseline(groups, score)
+    best = best_baseline(runs)
     shown = [name for name in COLUMNS if name != score and f"test_{name}" in chosen]
     title = {"roc_auc": "ROC-AUC", "balanced_accuracy": "balanced accuracy"}[score]
-    head = ["", "seeds", title, "less naive (95%)", f"less {CONTENDERS[best].title} (95%)", "paper"]
+    head = ["", "seeds", title, "Δ vs naive (95% CI)", f"Δ vs {CONTENDERS[best].title} (95% CI)", "paper"]
     head += [*(COLUMNS[name] for name in shown), "settings chosen most often"]
     rows = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for name, group in groups.items():
         values = group[f"test_{score}"]
         cells = [CONTENDERS[name].title, str(len(group)), mean_and_error(values.to_numpy())]
-        cells += [_difference(values, groups, other, score) if name != other else "" for other in ("naive", best)]
+        cells += [
+            _difference(values, groups, other, score, overlap) if name != other else "" for other in ("naive", best)
+        ]
         cells.append(_paper(paper.get(name)))
         cells += [mean_and_error(group[f"test_{column}"].to_numpy()) for column in shown]
         cells.append(_settings(group["settings"]))
         rows.append("| " + " | ".join(cells) + " |")
     seeds = chosen["seed"].nunique()
     how = (
-        "by each seed on its own validation part; the test part chose nothing, not even the best baseline"
+        "by each seed on its own validation part; the test part chose nothing, not even the best baseline, which is "
+        "the one whose settings, chosen on one half of the validation part, score best on the other half"
         if select == "validation"
         else "**on the test part**, one setting for all seeds, as the paper does: these figures flatter every row, the "
         "more so the larger its grid"
     )
     facts = [
         f"Data: {'; '.join(sorted({line['data'] for line in lines if line.get('data')}))}.",
-        f"{seeds} seeds, each with its own split; mean ± standard error; paired differences on the same seeds with 95% "
-        f"t intervals. Settings were chosen {how}.",
+        f"{seeds} seeds, each with its own split; mean ± standard error over seeds; Δ are paired by seed. "
+        f"{interval_note(overlap)} Settings were chosen {how}.",
         f"Code: {', '.join(sorted({line['code'] for line in lines}))}.",
     ]
-    parts = ["\n".join(facts), "\n".join(rows), _verdict(groups, score, paper, best), _failures(lines, runs)]
+    parts = ["\n".join(facts), "\n".join(rows), _verdict(groups, score, paper, best, overlap), _failures(lines, runs)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -117,15 +128,40 @@ def make_times(lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _best_baseline(groups: Mapping[str, Any], score: str) -> str:
-    baselines = [name for name in groups if CONTENDERS[name].family == "baseline"] or list(groups)
-    return max(baselines, key=lambda name: groups[name][f"validation_{score}"].mean())
+def best_baseline(runs: pd.DataFrame) -> str:
+    """The baseline that is best on validation data, whatever the size of its grid.
+
+    The maximum of many validation scores is higher than that of few, even where no setting is better. So of each seed
+    the settings that are best on one half of the validation part are judged on the other half, both ways, and the mean
+    over seeds decides. Where the halves are too small to be scored, the whole part decides.
+
+    Args:
+      runs: of `frame_of`.
+    """
+    baselines = runs[runs["contender"].map(_is_candidate)]
+    baselines = baselines if len(baselines) else runs
+    halves = np.array([*baselines["validation_halves"]], float)
+    if not np.isfinite(halves).all():
+        halves = np.repeat(np.asarray(baselines[f"validation_{score_of(runs)}"])[:, None], 2, axis=1)
+    baselines = baselines.assign(first=halves[:, 0], second=halves[:, 1])
+    by_run = baselines.groupby(["contender", "seed"], sort=False)
+    judged = [
+        baselines.loc[by_run[chooser].idxmax()].groupby("contender", sort=False)[judge].mean()
+        for chooser, judge in (("first", "second"), ("second", "first"))
+    ]
+    return str((judged[0] + judged[1]).idxmax())
 
 
-def _difference(values: pd.Series, groups: Mapping[str, Any], other: str, score: str) -> str:
+def _is_candidate(contender: str) -> bool:
+    """Whether a row may be the best baseline: those with a weight decay of their own had one choice more."""
+    row = CONTENDERS[contender]
+    return row.family == "baseline" and "optimizer.weight_decay" not in row.overrides
+
+
+def _difference(values: pd.Series, groups: Mapping[str, Any], other: str, score: str, overlap: float) -> str:
     if other not in groups:
         return ""
-    mean, half, _ = paired_difference(values, groups[other][f"test_{score}"])
+    mean, half, _ = paired_difference(values, groups[other][f"test_{score}"], overlap)
     return f"{mean:+.4f} ± {half:.4f}"
 
 
@@ -142,7 +178,9 @@ def _settings(settings: pd.Series) -> str:
     return f"{shown} ({count}/{len(settings)})" if shown else ""
 
 
-def _verdict(groups: Mapping[str, Any], score: str, paper: Mapping[str, tuple[float, float | None]], best: str) -> str:
+def _verdict(
+    groups: Mapping[str, Any], score: str, paper: Mapping[str, tuple[float, float | None]], best: str, overlap: float
+) -> str:
     """In words, whether MetaBalance is better than naive training, the best baseline and its own controls."""
     sentences = []
     for name in ("metabalance", "ms_metabalance"):
@@ -152,7 +190,7 @@ def _verdict(groups: Mapping[str, Any], score: str, paper: Mapping[str, tuple[fl
         for other in others:
             if other not in groups or other == name:
                 continue
-            mean, half, _ = paired_difference(groups[name][f"test_{score}"], groups[other][f"test_{score}"])
+            mean, half, _ = paired_difference(groups[name][f"test_{score}"], groups[other][f"test_{score}"], overlap)
             if not np.isfinite(half):
                 continue
             verdict = "not clearly different from zero"
@@ -161,7 +199,7 @@ def _verdict(groups: Mapping[str, Any], score: str, paper: Mapping[str, tuple[fl
             claim = ""
             if other in paper and name in paper:
                 claim = f" (the paper's: {paper[name][0] - paper[other][0]:+.3f})"
-            titles = f"{CONTENDERS[name].title} less {CONTENDERS[other].title}"
+            titles = f"{CONTENDERS[name].title} minus {CONTENDERS[other].title}"
             sentences.append(f"- {titles}: {mean:+.4f} ± {half:.4f}, {verdict}{claim}.")
     return "\n".join(sentences)
 
@@ -186,7 +224,7 @@ def plot_comparison(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, t
     runs = frame_of(lines)
     score = score_of(runs)
     chosen = choose(runs, score, select)
-    present = set(chosen["contender"])
+    present = {name for name in chosen["contender"] if not _is_search(name)}
     names = [name for name in CONTENDERS if name in present][::-1]
     by_name: Any = chosen.groupby("contender")[f"test_{score}"]
     paper = ROC_AUC.get(task, {})
@@ -216,7 +254,7 @@ def plot_comparison(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, t
 
 def plot_pairs(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, task: str) -> bool:
     """Draws the mean validation score of each support × query sampler pair; False if no run has searched them."""
-    runs = frame_of([line for line in lines if {"support.sampler", "query.sampler"} <= set(line["settings"])])
+    runs = frame_of([line for line in lines if _is_search(line["contender"])])
     if runs.empty:
         return False
     score = score_of(runs)
