@@ -17,7 +17,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.naive_bayes import GaussianNB
 
-from mbjax.data import loan, sources, tabular
+from mbjax.data import sources
+from mbjax.data.tables import loan, tabular
 from mbjax.report.tables import paired_difference
 
 LEARNERS = {

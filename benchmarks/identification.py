@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mbjax import identification
+from mbjax.evaluation import identification
 
 IMAGES, LENGTH, PEOPLE = 20_000, 512, 1_000
 

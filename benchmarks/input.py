@@ -20,7 +20,8 @@ from PIL import Image
 from configs import faces
 from mbjax import config as config_lib
 from mbjax import sampling, train
-from mbjax.data import drawn_faces, host_images
+from mbjax.data.images import host_images
+from mbjax.data.people import drawn_faces
 from mbjax.types import HostArray
 
 BATCH = 128

@@ -19,7 +19,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mbjax import losses, models, parallel
+from mbjax import losses, models
+from mbjax.devices import parallel
 from mbjax.meta import make_meta_step
 from mbjax.methods import Problem
 

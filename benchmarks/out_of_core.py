@@ -136,7 +136,7 @@ def compare_rates(large: Path, small: Path, *, updates: int, turns: int) -> list
 
     The turns before them compile and are not counted.
     """
-    from mbjax import parallel
+    from mbjax.devices import parallel
 
     parallel.use_all_cores()
     on_device = make_turn(small, updates=updates, in_memory=True)

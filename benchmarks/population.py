@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 
 from mbjax import config as config_lib
-from mbjax import population, train
-from mbjax.data import DATASETS, tabular
+from mbjax import train
+from mbjax.data import DATASETS
+from mbjax.data.tables import tabular
+from mbjax.train import population
 
 SIZES = {"loan": (9578, 12, 1533), "fraud": (16956, 29, 492)}  # rows, features, positives
 

@@ -16,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks.meta_step import batches, mbjax_contestant
-from mbjax import models, parallel
+from mbjax import models
+from mbjax.devices import parallel
 
 # What an operation is, by its name and by where in the model it comes from: the first pattern that fits.
 KINDS = (

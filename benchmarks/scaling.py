@@ -21,7 +21,8 @@ import optax
 from jax.sharding import Mesh
 
 from benchmarks.meta_step import SGD, batches
-from mbjax import losses, models, parallel
+from mbjax import losses, models
+from mbjax.devices import parallel
 from mbjax.meta import make_meta_step
 from mbjax.methods import Problem
 

@@ -3,8 +3,8 @@
     python -m mbjax.main --config=configs/celeba.py             # MetaBalance
     python -m mbjax.main --config=configs/celeba.py:naive       # and so mbjax.config.FACES_ROWS
 
-Needs CelebA in the data folder, in its official layout (mbjax/data/celeba.py says where); 1,000 identities are held out
-for test, 90% of the training images of women removed. The images are decoded as they are read;
+Needs CelebA in the data folder, in its official layout (mbjax/data/people/celeba.py says where); 1,000 identities are
+held out for test, 90% of the training images of women removed. The images are decoded as they are read;
 `--config.data.prepared=FILE.npy` writes them once into a file of 7.6 GB, which later runs read in place of that.
 Hardware, time and result: not measured.
 """

@@ -6,8 +6,8 @@
     python -m mbjax.main --config=configs/table.py:erm --config.data.path=ARRAYS
 
 ARRAYS is a folder with `x.npy` ([rows, features], float32) and `y.npy`; of Parquet or CSV the second command makes it,
-once. `mbjax/data/table.py` says more. Hardware: any, with as much disk as the arrays take. Memory, and the speed beside
-data in memory: benchmarks/README.md. Result: not measured.
+once. `mbjax/data/tables/table.py` says more. Hardware: any, with as much disk as the arrays take. Memory, and the speed
+beside data in memory: benchmarks/README.md. Result: not measured.
 """
 
 from ml_collections import ConfigDict, config_dict

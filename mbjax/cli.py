@@ -14,7 +14,8 @@ from collections.abc import Callable
 import jax
 from absl import app
 
-from mbjax import hosts, train
+from mbjax import train
+from mbjax.devices import hosts
 from mbjax.types import UserError
 
 log = logging.getLogger("mbjax")

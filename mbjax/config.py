@@ -138,7 +138,7 @@ def base() -> Config:
         # Several runs in one command, each in a folder of its name: {"row": {what it changes}}; one run if empty.
         "rows": {},
         # Work spread over all devices (of a CPU: its cores), pairs by "shard_map" or "pmap", or not ("none"); see
-        # mbjax.parallel.choose_mesh for "auto". It changes no result but by rounding.
+        # mbjax.devices.parallel.choose_mesh for "auto". It changes no result but by rounding.
         "parallel": "auto",
     }
     return ConfigDict(defaults)

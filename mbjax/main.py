@@ -1,7 +1,7 @@
 """`python -m mbjax.main --config=configs/digits.py [--config.key=value …] [--workdir=DIR]`: trains and evaluates.
 
 Several processes train as one where each is given --coordinator, --processes and --process, or where SLURM, Open MPI or
-Kubernetes says so: `mbjax.hosts`.
+Kubernetes says so: `mbjax.devices.hosts`.
 """
 
 import hashlib
@@ -12,7 +12,8 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from mbjax import cli, hosts, parallel, report, train
+from mbjax import cli, report, train
+from mbjax.devices import hosts, parallel
 from mbjax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration, such as configs/digits.py.")

@@ -170,7 +170,7 @@ def make_meta_step(
         fastest with all pairs in one chunk; memory grows with it.
       model_state_from: whether the support pass, the query pass or both, one after the other, feed `model_state`.
       axis_name: the mapped axis of `shard_map` or `pmap` over which the pairs are spread, equally many on each device
-        (`mbjax.parallel.spread`).
+        (`mbjax.devices.parallel.spread`).
       support_loss_fn: the loss of the support batches, if it is another one.
 
     Returns:

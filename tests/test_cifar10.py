@@ -11,7 +11,7 @@ import pytest
 from configs import cifar10 as cifar10_config
 from mbjax import config as config_lib
 from mbjax import train
-from mbjax.data import cifar10
+from mbjax.data.images import cifar10
 from mbjax.types import UserError
 
 REAL = pathlib.Path(os.environ.get("MBJAX_DATA_DIR") or "nowhere")

@@ -16,9 +16,10 @@ from sklearn.datasets import load_digits
 
 from mbjax import data
 from mbjax.data import __main__ as cli
-from mbjax.data import fraud, loan, sources
+from mbjax.data import sources
 from mbjax.data.imbalance import one_majority, subsample
 from mbjax.data.splits import encode_labels, hold_out, split_indices
+from mbjax.data.tables import fraud, loan
 from mbjax.types import Dataset, Split, UserError
 
 Y = np.repeat([0, 1, 2], [600, 300, 100])

@@ -15,9 +15,12 @@ from PIL import Image
 
 from configs import celeba as celeba_config
 from configs import faces as faces_config
-from mbjax import checkpoint, data, identification, report, train
-from mbjax.data import drawn_faces, faces, host_images
+from mbjax import data, report, train
+from mbjax.data.images import host_images
+from mbjax.data.people import drawn_faces, faces
+from mbjax.evaluation import identification
 from mbjax.report import plots
+from mbjax.train import checkpoint
 from mbjax.types import Dataset, UserError
 
 # As in the official file.

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from configs import digits
-from mbjax import checkpoint, data, hosts, train
 from mbjax import config as config_lib
-from mbjax.hosts import Place, find_place
+from mbjax import data, train
+from mbjax.devices import hosts
+from mbjax.devices.hosts import Place, find_place
+from mbjax.train import checkpoint
 from mbjax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from mbjax import identification, models
+from mbjax import models
+from mbjax.evaluation import identification
 from mbjax.models.conv import convolve
 from mbjax.types import UserError
 

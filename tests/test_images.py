@@ -15,7 +15,9 @@ from PIL import Image
 
 from configs import images as images_config
 from mbjax import data
-from mbjax.data import cifar10, images, sources
+from mbjax.data import sources
+from mbjax.data.images import cifar10
+from mbjax.data.images import labelled as images
 from mbjax.data.imbalance import class_counts, imbalanced_parts, long_tail, uniform_minorities
 from mbjax.types import Dataset, UserError
 

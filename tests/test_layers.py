@@ -10,9 +10,8 @@ import mbjax
 ROOT = pathlib.Path(mbjax.__file__).parent
 # From the top down, as DESIGN has it. A module may import those in later rows, and its own package.
 LAYERS = [
-    {"main", "compare"}, {"cli", "references", "population"}, {"train"}, {"report"}, {"evaluate"},
-    {"checkpoint", "folder"}, {"methods"}, {"meta"}, {"parallel"}, {"hosts"}, {"sampling"}, {"data"},
-    {"models"}, {"augment", "identification", "losses", "metrics"}, {"state", "config", "contenders"}, {"types"},
+    {"main"}, {"compare"}, {"cli"}, {"train"}, {"report"}, {"evaluation"}, {"methods"}, {"meta"}, {"devices"},
+    {"sampling"}, {"data"}, {"models"}, {"augment", "losses"}, {"state", "config"}, {"types"},
 ]  # fmt: skip
 HEIGHT = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mbjax import metrics
+from mbjax.evaluation import metrics
 
 
 def test_binary_scores_by_hand():

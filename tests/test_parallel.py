@@ -15,11 +15,15 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from mbjax import checkpoint, data, evaluate, models, parallel, train
 from mbjax import config as config_lib
+from mbjax import data, models, train
+from mbjax.devices import parallel
+from mbjax.evaluation import evaluate
 from mbjax.losses import supervised_loss
 from mbjax.meta import make_meta_step
 from mbjax.methods import Problem
+from mbjax.state import TrainState
+from mbjax.train import checkpoint
 from mbjax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -125,7 +129,7 @@ def test_every_pair_keeps_its_random_keys(pairs, wrapper):
         return params**2, (model_state, {"draw": pairs * jax.random.uniform(rng) * batch})
 
     tx = optax.sgd(0.1)
-    state = lambda: train.TrainState.create(params=jnp.array(1.0), tx=tx, rng=jax.random.key(0))  # noqa: E731
+    state = lambda: TrainState.create(params=jnp.array(1.0), tx=tx, rng=jax.random.key(0))  # noqa: E731
     make = functools.partial(make_meta_step, loss_fn, tx, inner_lr=0.1)
     mesh = mesh_of(2)
     step = parallel.spread(make(axis_name=parallel.AXIS), mesh, wrapper=wrapper)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mbjax import config as config_lib
-from mbjax import population, train
+from mbjax import train
+from mbjax.train import population
 
 LEARNING_RATES = (0.01, 0.02, 0.05, 0.1)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mbjax import metrics, report
+from mbjax import report
+from mbjax.evaluation import metrics
 from mbjax.report import __main__ as command
 from mbjax.report import plots
 from mbjax.types import UserError

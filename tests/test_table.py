@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs import table as table_config
-from mbjax import checkpoint, data, train
 from mbjax import config as config_lib
-from mbjax.data import table, table_reader
+from mbjax import data, train
+from mbjax.data.tables import table, table_reader
+from mbjax.train import checkpoint
 from mbjax.types import Dataset, UserError
 
 N = 6000
@@ -408,7 +409,7 @@ class TestFiles:
         def fail(*_: Any) -> None:
             raise full
 
-        monkeypatch.setattr("mbjax.data.table_files._header", fail)
+        monkeypatch.setattr("mbjax.data.tables.table_files._header", fail)
         with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
             self.prepared(tmp_path / "t.parquet", tmp_path)
         assert sorted(p.name for p in tmp_path.iterdir()) == ["t.parquet"]

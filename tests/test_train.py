@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mbjax import checkpoint, data, losses, methods, report, train
 from mbjax import config as config_lib
+from mbjax import data, losses, methods, report, train
+from mbjax.train import checkpoint, loop
 from mbjax.types import Split, UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -296,7 +297,7 @@ def test_bad_input_is_one_clear_line(case, tmp_path):
 
 def test_a_non_finite_loss_names_its_step():
     with pytest.raises(UserError, match="nan at update 12:"):
-        train._check_finite(np.array([1.0, np.nan, np.inf]), 10)
+        loop._check_finite(np.array([1.0, np.nan, np.inf]), 10)
 
 
 def test_a_folder_of_another_config_is_refused(tmp_path):
@@ -377,8 +378,8 @@ def test_examples_that_stay_on_the_host_train_to_the_same_bits(tmp_path, monkeyp
     config = small_config()
     train.train_and_evaluate(config, tmp_path / "device")
     host = []
-    original = train.data.load
-    monkeypatch.setattr(train.data, "load", lambda *a, **o: load_with(original, host, *a, **o))
+    original = data.load
+    monkeypatch.setattr(data, "load", lambda *a, **o: load_with(original, host, *a, **o))
     result = train.train_and_evaluate(config, tmp_path / "host")
     # 30 updates of 6 pairs of 24 and 16, less what three evaluations read.
     assert host[0].read == 30 * 6 * (24 + 16) + 3 * len(host[0])

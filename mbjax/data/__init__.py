@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mbjax.data import celeba, cifar10, digits, faces, fraud, images, loan, table, tabular
+from mbjax.data.images import cifar10, digits
+from mbjax.data.images import labelled as images
+from mbjax.data.people import celeba, faces
+from mbjax.data.tables import fraud, loan, table, tabular
 from mbjax.types import Dataset, UserError, count_classes
 
 DATASETS: dict[str, Callable[..., Dataset]] = {

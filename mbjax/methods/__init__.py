@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mbjax import parallel
+from mbjax.devices import parallel
 from mbjax.methods import erm, m2m, metabalance, reweighting
 from mbjax.methods.base import Method, Problem, make_optimizer
 from mbjax.types import UserError

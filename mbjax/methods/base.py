@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mbjax.parallel import Parallel
+from mbjax.devices.parallel import Parallel
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, Params
 
@@ -29,7 +29,7 @@ class Problem:
       example: inputs of one example, `[1, ...]`, for the shapes of the weights.
       class_counts: training examples of each class, `[classes]`.
       updates: of the whole run.
-      parallel: whether and how its work is spread over devices; see `mbjax.parallel`.
+      parallel: whether and how its work is spread over devices; see `mbjax.devices.parallel`.
       support_loss_fn: the loss of the support loop, if it is another one.
     """
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from mbjax import parallel
+from mbjax.devices import parallel
 from mbjax.meta import make_meta_step
 from mbjax.methods.base import Method, Problem
 from mbjax.state import TrainState

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mbjax import metrics
+from mbjax.evaluation import metrics
 from mbjax.report import tables
 from mbjax.report.paper import ACCURACY
 from mbjax.types import UserError

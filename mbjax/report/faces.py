@@ -14,7 +14,7 @@ from mbjax.report.tables import markdown
 from mbjax.types import UserError
 
 Scores = Mapping[str, Any]
-"""What `mbjax.identification.scores` gives of one run."""
+"""What `mbjax.evaluation.identification.scores` gives of one run."""
 
 PAPER: dict[str, dict[str, float]] = {
     "naive": {"total": 0.9012, "female": 0.8688, "male": 0.9531},

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
-from mbjax.identification import FALSE_ACCEPTS
+from mbjax.evaluation.identification import FALSE_ACCEPTS
 from mbjax.report import tables
 from mbjax.types import UserError
 
@@ -169,7 +169,7 @@ def verification_figure(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Receiver operating characteristics of verification: true accepts over false accepts, on a logarithmic axis.
 
     Args:
-      rows: what `mbjax.identification.scores` gives of one run each, by name.
+      rows: what `mbjax.evaluation.identification.scores` gives of one run each, by name.
     """
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes: Axes = figure.subplots()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mbjax.data import sources
-from mbjax.data.images import read_arrays
+from mbjax.data.images.labelled import read_arrays
 from mbjax.data.imbalance import imbalanced_parts
 from mbjax.types import Dataset, Split, UserError
 

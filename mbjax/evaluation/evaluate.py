@@ -9,7 +9,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mbjax import augment, identification, metrics, parallel, sampling
+from mbjax import augment, sampling
+from mbjax.devices import parallel
+from mbjax.evaluation import identification, metrics
 from mbjax.state import TrainState
 from mbjax.types import Dataset, PyTree, Split, UserError
 
@@ -31,8 +33,9 @@ def make_evaluators(
 ) -> dict[str, Evaluate]:
     """Makes `evaluate(state) -> Result` of every split that one can score.
 
-    Of classes it gives `mbjax.metrics.scores` and the arrays `probabilities` and `labels`; of people, who are not those
-    of training, `mbjax.identification.scores` of the test split alone, `embeddings`, `labels` and `groups`.
+    Of classes it gives `mbjax.evaluation.metrics.scores` and the arrays `probabilities` and `labels`; of people, who
+    are not those of training, `mbjax.evaluation.identification.scores` of the test split alone, `embeddings`, `labels`
+    and `groups`.
 
     Args:
       model: a linen module, `model.apply(variables, x, train=False) -> logits`; one logit means two classes. To

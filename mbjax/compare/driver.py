@@ -1,15 +1,4 @@
-"""Every method on one task, on the same splits: `python -m mbjax.compare --config=configs/loan.py --out=DIR`.
-
-    --methods=all          or names of mbjax/contenders.py, comma-separated
-    --seeds=10             0 … 9
-    --select=validation    or test, as the paper does; the table then says so
-    --jobs=N               processes, each on its share of the cores
-    --shard=I/N            only the I-th of N parts of the work (a cluster's array job); a run without makes the table
-    --config.key=value     for every method
-
-DIR gets `results.jsonl` (a line a run), `table.md`, `times.md`, `comparison.png` and, with the search over sampler
-pairs, `pairs.png`. The same command does only what is missing.
-"""
+"""The comparison: which runs there are, doing what is missing, and the table."""
 
 import concurrent.futures
 import dataclasses
@@ -34,15 +23,15 @@ from typing import Any
 
 import numpy as np
 import tqdm
-from absl import flags
-from ml_collections import config_flags
 
 import mbjax
-from mbjax import cli, data, evaluate, metrics, population, references, train
+from mbjax import cli, data, train
 from mbjax import config as config_lib
-from mbjax.contenders import CONTENDERS
-from mbjax.methods import METHODS
-from mbjax.report import comparison
+from mbjax.compare import baselines as references
+from mbjax.compare import table as comparison
+from mbjax.compare.rows import CONTENDERS
+from mbjax.evaluation import evaluate, metrics
+from mbjax.train import population
 from mbjax.types import Config, Dataset, UserError
 
 log = logging.getLogger("mbjax")
@@ -469,51 +458,3 @@ def _code() -> str:
         return "commit " + subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return f"version {mbjax.__version__}"
-
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The task, such as configs/loan.py.")
-_METHODS = flags.DEFINE_string("methods", "all", "Names of mbjax/contenders.py, comma-separated.")
-_SEEDS = flags.DEFINE_integer("seeds", 10, "How many.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", None, "The comparison's folder.")
-_SELECT = flags.DEFINE_enum("select", "validation", ["validation", "test"], "What settings are chosen on.")
-_JOBS = flags.DEFINE_integer("jobs", 1, "Processes.", lower_bound=1)
-_SHARD = flags.DEFINE_string("shard", "", "I/N: only the I-th of N parts of the work, from 0.")
-
-
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}: options are written --config.key=value")
-    cli.show_log()
-    cli.keep_programs()
-    names = list(CONTENDERS) if _METHODS.value == "all" else _METHODS.value.split(",")
-    for name in names:
-        if name not in CONTENDERS:
-            raise UserError(f"--methods={name}: choose among all, {', '.join(CONTENDERS)}")
-    if _METHODS.value == "all":
-        names = [name for name in names if CONTENDERS[name].family != "search"]
-    names += [like for name in names if (like := CONTENDERS[name].like) and like not in names]
-    shard = None
-    if _SHARD.value:
-        try:
-            number, count = map(int, _SHARD.value.split("/"))
-        except ValueError:
-            number, count = 0, 0
-        if not 0 <= number < count:
-            raise UserError(f"--shard={_SHARD.value}: write I/N with I from 0 to N - 1")
-        shard = (number, count)
-    file, _, name = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    # A row or a method behind the colon is what the comparison chooses itself.
-    scenario = name.partition(",")[0] if name not in METHODS else ""
-    task = Task(file, config_flags.get_override_values(flags.FLAGS["config"]), scenario)
-    print(
-        compare(
-            task, names=names, seeds=range(_SEEDS.value), out=pathlib.Path(str(_OUT.value)), select=_SELECT.value,
-            jobs=_JOBS.value, shard=shard,
-        )
-    )  # fmt: skip
-    print(f"in {_OUT.value}: table.md, times.md, results.jsonl, comparison.png")
-
-
-if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "out"])
-    cli.run(main)

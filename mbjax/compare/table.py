@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mbjax.contenders import CONTENDERS
+from mbjax.compare.rows import CONTENDERS
 from mbjax.report.paper import ROC_AUC
 from mbjax.report.tables import interval_note, mean_and_error, paired_difference
 

@@ -4,7 +4,7 @@ A folder holds `x.npy`, `[n, features]` float32 with NaN for missing values, and
 `columns.json` beside them may name things: `{"names": [features], "plain": [those not to scale], "classes": [names]}`.
 
 Rows that lie together make a block. Blocks are what is split, read and shuffled, so of what grows with the table memory
-holds its labels, a byte each, and some numbers a block. `mbjax.data.table_reader` reads them.
+holds its labels, a byte each, and some numbers a block. `mbjax.data.tables.table_reader` reads them.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbjax.data import table_files, table_reader
 from mbjax.data.sources import find_own
-from mbjax.data.table_reader import Rows, Scaling, Table
+from mbjax.data.tables import table_files, table_reader
+from mbjax.data.tables.table_reader import Rows, Scaling, Table
 from mbjax.types import Dataset, Split, UserError, count_classes
 
 log = logging.getLogger("mbjax")
@@ -41,7 +41,7 @@ def load(
     validation_share: float = 0.0,
     kept_mb: int = 256,
 ) -> Dataset:
-    """Opens a table, and first makes arrays of it if it is one of Parquet or CSV: see `mbjax.data.table_files.prepare`.
+    """Opens a table, and first makes arrays of it if it is one of Parquet or CSV: see `table_files.prepare`.
 
     A random subset of the blocks is the test part, so classes have their shares in it by chance. A block has 256 rows,
     1,024 where there are 4 million rows or more, and fewer where these would be more than 128 KiB. Features get mean 0

@@ -1,4 +1,4 @@
-"""Parquet and CSV files of any size become arrays on disk, batch by batch: what `mbjax.data.table` reads."""
+"""Parquet and CSV files of any size become arrays on disk, batch by batch: what `mbjax.data.tables.table` reads."""
 
 import collections
 import contextlib
@@ -18,7 +18,7 @@ import pyarrow.dataset as pads
 from pyarrow import compute, csv
 
 from mbjax.data.splits import encode_labels
-from mbjax.data.tabular import MAX_CATEGORIES, check_columns
+from mbjax.data.tables.tabular import MAX_CATEGORIES, check_columns
 from mbjax.types import UserError
 
 log = logging.getLogger("mbjax")

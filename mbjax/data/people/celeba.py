@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mbjax.data.faces import Listed, identification
-from mbjax.data.images import SUFFIXES
+from mbjax.data.images.labelled import SUFFIXES
+from mbjax.data.people.faces import Listed, identification
 from mbjax.data.sources import data_dir
 from mbjax.types import Dataset, UserError
 
@@ -54,10 +54,10 @@ def load(
       scarce_group: the name of the group with few training images; the first if empty, which is female.
       max_bad_share: of the annotated images, the share that may be missing or unreadable; of the images in the folder,
         the share that may have no annotation. They are left out, named and counted.
-      test_identities: see `mbjax.data.faces.identification`, as are all the others.
+      test_identities: see `mbjax.data.people.faces.identification`, as are all the others.
 
     Returns:
-      As `mbjax.data.faces.identification`; `classes` are the numbers that CelebA gives to its identities.
+      As `mbjax.data.people.faces.identification`; `classes` are the numbers that CelebA gives to its identities.
 
     Raises:
       UserError: a file that is missing or of another form, files that do not name the same images, or what

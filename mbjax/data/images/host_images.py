@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mbjax.data import images
+from mbjax.data.images import labelled as images
 from mbjax.types import HostArray, UserError
 
 log = logging.getLogger("mbjax")
@@ -39,7 +39,7 @@ class Decoded(NamedTuple):
 
 
 def decode(files: Sequence[Path], *, size: int, threads: int = 0) -> Decoded:
-    """Reads image files as `mbjax.data.images.decode` does, and says which could not be read.
+    """Reads image files as `mbjax.data.images.labelled.decode` does, and says which could not be read.
 
     Args:
       files: `n` files.
@@ -201,7 +201,7 @@ class PreparedImages:
 
     Args:
       path: the `.npy` file; its `.json` file lies beside it.
-      digest: of the images that it must hold; see `mbjax.data.host_images.digest`.
+      digest: of the images that it must hold; see `mbjax.data.images.host_images.digest`.
 
     Attributes:
       bad: numbers of the images that could not be read when the file was made, sorted; their rows hold zeros.

@@ -8,7 +8,7 @@ import numpy as np
 from pandas.util import hash_pandas_object
 
 from mbjax.data.sources import find
-from mbjax.data.tabular import from_frame, read_official
+from mbjax.data.tables.tabular import from_frame, read_official
 from mbjax.types import Dataset
 
 FILES = ("creditcard.csv", "creditcard.parquet", "creditcard_subset.parquet")
@@ -20,7 +20,7 @@ ROWS, FRAUDS = 284_807, 492
 def load(
     *, seed: int, dir: str = "", test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True
 ) -> Dataset:
-    """Loads the first of `FILES` that is there; the arguments are those of `mbjax.data.tabular.load`.
+    """Loads the first of `FILES` that is there; the arguments are those of `mbjax.data.tables.tabular.load`.
 
     Payments that are equal in all but `Time`, as far as float32 can tell, stay on one side of a split.
 

@@ -1,6 +1,6 @@
 """`faces`: identities that are held out for test, and training images of which one group has few.
 
-The protocol of the paper's section 5.3, for `mbjax.data.celeba` and for any folder of images.
+The protocol of the paper's section 5.3, for `mbjax.data.people.celeba` and for any folder of images.
 """
 
 import logging
@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mbjax.data import drawn_faces, host_images
-from mbjax.data.images import SUFFIXES
+from mbjax.data.images import host_images
+from mbjax.data.images.labelled import SUFFIXES
+from mbjax.data.people import drawn_faces
 from mbjax.data.sources import find_own
 from mbjax.types import Dataset, HostArray, Split, UserError
 
@@ -75,9 +76,9 @@ def load(
       seed: of all draws: who is held out, who is trained on, and which images are removed.
       path: the folder; absolute, or relative to the working directory, else to the data folder.
       dir: the data folder; see `mbjax.data.sources.data_dir`.
-      synthetic: loads drawn faces in place of `path`; see `mbjax.data.drawn_faces.find_or_draw`. What is drawn depends
-        on `synthetic_identities`, `synthetic_images` (of each), `synthetic_seed` and `size`, and not on `seed`, so that
-        runs of several seeds share it.
+      synthetic: loads drawn faces in place of `path`; see `mbjax.data.people.drawn_faces.find_or_draw`. What is drawn
+        depends on `synthetic_identities`, `synthetic_images` (of each), `synthetic_seed` and `size`, and not on `seed`,
+        so that runs of several seeds share it.
       size: the images become `size`×`size` pixels.
       test_identities: see `identification`, as are all the others.
 
@@ -186,17 +187,17 @@ def identification(
     Args:
       listed: the images.
       seed: of all draws.
-      size: the images become `size`×`size` pixels; see `mbjax.data.host_images.decode`.
+      size: the images become `size`×`size` pixels; see `mbjax.data.images.host_images.decode`.
       test_identities: as above, as are `identities` (None for all), `removed_share` and `min_images`.
       scarce_group: a name of `listed.groups`; the first if empty.
       prepared: an `.npy` file that holds all listed images in this size, made if it is not there; see
-        `mbjax.data.host_images.prepare`. Empty for none.
+        `mbjax.data.images.host_images.prepare`. Empty for none.
       in_memory_bytes: the images are held in memory, and go to the device whole, if those of all drawn identities take
         at most this many bytes.
       on_host: reads the images from the host in any case.
       max_bad_share: of the images, the share that may be unreadable. They are left out if there is a prepared file, if
         the images are held in memory and in the test part. Among training images read from their files another image of
-        the same person stands in; see `mbjax.data.host_images.ImageFiles`.
+        the same person stands in; see `mbjax.data.images.host_images.ImageFiles`.
 
     Returns:
       `kind="identification"`; `x` `[n, size, size, 3]` uint8, an array or a `HostArray`; `y` numbers the identities of

@@ -109,7 +109,7 @@ def _draw_into(target: Path, **options: int) -> None:
 
 
 def draw_set(folder: Path, *, seed: int, identities: int, images: int, size: int) -> None:
-    """Draws a set in the layout that `mbjax.data.faces.load` reads: one folder an identity, and `groups.csv`.
+    """Draws a set in the layout that `mbjax.data.people.faces.load` reads: one folder an identity, and `groups.csv`.
 
     Args:
       folder: where; it must exist.

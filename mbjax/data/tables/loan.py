@@ -4,7 +4,7 @@ Source: https://www.kaggle.com/datasets/sarahvch/predicting-who-pays-back-loans,
 """
 
 from mbjax.data.sources import find
-from mbjax.data.tabular import from_frame, read_official
+from mbjax.data.tables.tabular import from_frame, read_official
 from mbjax.types import Dataset
 
 TARGET = "not.fully.paid"
@@ -20,7 +20,7 @@ FEATURES = (
 def load(
     *, seed: int, dir: str = "", test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True
 ) -> Dataset:
-    """Loads `loan_data.csv`; the arguments are those of `mbjax.data.tabular.load`.
+    """Loads `loan_data.csv`; the arguments are those of `mbjax.data.tables.tabular.load`.
 
     Returns:
       `x` `[n, 12]` float32: `FEATURES`, scaled by the training part's mean and deviation.

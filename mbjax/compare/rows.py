@@ -21,7 +21,7 @@ class Contender:
     Attributes:
       title: as tables show it.
       family: baselines are what MetaBalance is measured against, controls what tells where its gain comes from.
-      method: of `mbjax.methods.METHODS`, or, in the family of references, of `mbjax.references.REFERENCES`.
+      method: of `mbjax.methods.METHODS`, or, in the family of references, of `mbjax.compare.baselines.REFERENCES`.
       overrides: configuration keys that define the row and their values, or functions of the task's configuration that
         give them; of a reference, `balanced`. The command line cannot change them.
       grid: configuration keys (parameters of the estimator) and the values to choose from; all combinations are run.

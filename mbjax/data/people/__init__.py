@@ -1,0 +1,1 @@
+"""Faces of people, to be identified among others."""

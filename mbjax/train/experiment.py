@@ -1,0 +1,123 @@
+"""From a configuration to what one trains: data, samplers, model and method, built."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import ml_collections
+import numpy as np
+
+from mbjax import augment, data, losses, methods, models, sampling
+from mbjax.data import splits
+from mbjax.devices import parallel as parallel_lib
+from mbjax.models import conv
+from mbjax.types import Config, Dataset, LossFn, Split, UserError, count_classes
+
+_SAMPLING = ("sampler", "sampling_strategy", "neighbors", "balance")  # of a stream's section, what decides its order
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that a configuration describes, built."""
+
+    dataset: Dataset
+    model: nn.Module
+    sections: Mapping[str, Any]  # of the configuration, as dicts
+    make_method: Callable[..., methods.Method]  # `make_method` below, but for the arguments that this run decides
+    class_counts: np.ndarray  # training examples of each class
+    method: methods.Method
+    streams: Mapping[str, sampling.Stream]
+    updates: int
+
+
+def make_method(
+    name: str, *, model: nn.Module, example: np.ndarray, sections: Mapping[str, Any], class_counts: Any, updates: int,
+    groups: bool = False, parallel: parallel_lib.Parallel = "none",
+) -> methods.Method:  # fmt: skip
+    """Builds a method with its loss and optimiser.
+
+    Args:
+      name: of `mbjax.methods.METHODS`.
+      model: what it trains.
+      example: inputs of one example, `[1, ...]`.
+      sections: the sections of a configuration by name. Their learning rates, weights and the like may be traced, and
+        so may `class_counts`: a population of runs shares one compiled program (`mbjax.train.population`).
+      class_counts: training examples of each class, `[classes]`.
+      updates: of the whole run.
+      groups: whether the examples have groups.
+      parallel: `config.parallel`; one device if not given.
+    """
+
+    def loss_fn(loss: Mapping[str, Any]) -> LossFn:
+        return losses.supervised_loss(model.apply, losses.build(**loss, class_counts=class_counts))
+
+    tx = methods.make_optimizer(**sections["optimizer"], updates=updates)
+    support_loss = sections["support"]["loss"]
+    if support_loss not in ("", *losses.LOSSES):
+        raise UserError(f"config.support.loss={support_loss!r}: choose one of {', '.join(losses.LOSSES)}, or none")
+    zeros = np.zeros(example.shape, np.float32 if example.dtype == np.uint8 else example.dtype)
+    problem = methods.Problem(
+        model, loss_fn(sections["loss"]), tx, zeros, class_counts, updates, parallel,
+        loss_fn({**sections["loss"], "name": support_loss}) if support_loss else None,
+    )  # fmt: skip
+    method = methods.build(name, problem, sections)
+    streams = {stream: sections[stream] for stream in method.streams}
+    step = augment.before(method.step, streams, classes=len(class_counts), image=example.ndim == 4, groups=groups)
+    return dataclasses.replace(method, step=step)
+
+
+def build(config: Config) -> Experiment:
+    """Loads the data and builds the samplers, the model and the method of a valid configuration."""
+    dataset = data.load(config.task, seed=config.seed, **config.data)
+    sections = {
+        key: value.to_dict() for key, value in config.items() if isinstance(value, ml_collections.FrozenConfigDict)
+    }
+    model = models.build(**sections["model"], outputs=1 if len(dataset.classes) == 2 else len(dataset.classes))
+    example = np.zeros((1, *dataset.train.x.shape[1:]), dataset.train.x.dtype)
+    method = functools.partial(make_method, config.method, model=model, example=example, groups=bool(dataset.groups))
+    # What a method reads decides its class counts and, it may be, the number of its updates.
+    shapes = method(sections=sections, class_counts=dataset.class_counts, updates=1)
+    parts = cut(dataset, shapes.streams, sections["clean"]["share"], seed=config.seed)
+    class_counts = count_classes(parts[shapes.epoch_stream].y, len(dataset.classes))
+    cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
+    options = {"seed": config.seed, "classes": dataset.classes, "groups": dataset.groups, "cache_dir": cache_dir}
+    read = {name: {key: sections[name][key] for key in _SAMPLING} for name in shapes.streams}
+    streams = {name: sampling.make_stream(parts[name], name=name, **read[name], **options) for name in read}
+    updates = config.updates
+    if updates is None:
+        epoch = streams[shapes.epoch_stream].epoch_length
+        updates = math.ceil(config.epochs * epoch / math.prod(shapes.streams[shapes.epoch_stream]))
+    decided: dict[str, Any] = {"sections": sections, "class_counts": class_counts}
+    return Experiment(
+        dataset=dataset, model=model, make_method=method, **decided,
+        method=method(**decided, updates=updates, parallel=config.parallel), streams=streams, updates=updates,
+    )  # fmt: skip
+
+
+def cut(dataset: Dataset, streams: Iterable[str], clean_share: float, *, seed: int) -> dict[str, Split]:
+    """What each stream reads of the training data: the stream `clean` a balanced part of its own, the others the rest.
+
+    Raises:
+      UserError: the share does not fit the data; see `mbjax.data.splits.balanced_part`.
+    """
+    train = dataset.train
+    if "clean" not in streams:
+        return dict.fromkeys(streams, train)
+    rows = splits.balanced_part(train.y, clean_share, seed=seed, classes=dataset.classes)
+    if not isinstance(train.x, np.ndarray):
+        raise UserError("the clean part of l2rw and mw_net is cut from data in memory, and this data is read by index")
+    groups = (None, None) if train.group is None else (train.group[rows[0]], train.group[rows[1]])
+    rest, clean = (Split(train.x[r], train.y[r], group) for r, group in zip(rows, groups, strict=True))
+    return {name: clean if name == "clean" else rest for name in streams}
+
+
+def chosen(experiment: Experiment) -> dict[str, Any]:
+    """What mbjax chose for this model and these devices, by the configuration's key that overrides it."""
+    choices = {f"config.{key}": value for key, value in experiment.method.choices.items()}
+    if getattr(experiment.model, "conv", None) == "auto":
+        choices["config.model.conv"] = conv.automatic()
+    return {**choices, "config.parallel": parallel_lib.describe(experiment.method.mesh)}

@@ -1,0 +1,230 @@
+"""One run: updates, evaluations and checkpoints, and its result."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+
+from mbjax import config as config_lib
+from mbjax import data, report, sampling
+from mbjax.devices import hosts
+from mbjax.devices import parallel as parallel_lib
+from mbjax.evaluation import evaluate, metrics
+from mbjax.state import TrainState
+from mbjax.train import checkpoint
+from mbjax.train.experiment import Experiment, build, chosen
+from mbjax.train.folder import Folder
+from mbjax.train.updates import feed, make_advance, on_device
+from mbjax.types import Config, UserError
+
+log = logging.getLogger("mbjax")
+
+
+class Interrupted(Exception):
+    """The run was told to stop by a signal and has saved its state."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(
+            f"stopped at update {step} by {signal.Signals(signum).name}; the same command goes on from there"
+        )
+        self.exit_status = 128 + signum
+
+
+def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Trains what a configuration describes, or goes on where a run in `workdir` stopped.
+
+    Returns:
+      What `result.json` holds; `["test"]` are the scores (see `mbjax.evaluation.metrics.scores`).
+
+    Raises:
+      UserError: a mistake in the configuration or the data, or a loss that is not finite.
+      Interrupted: a signal came; the state is saved.
+    """
+    valid = config_lib.validate(config)
+    parallel_lib.check_processes(valid.parallel)
+    folder = Folder(pathlib.Path(workdir))
+    if hosts.leads():
+        folder.claim(valid)
+    hosts.wait_for_all()
+    if hosts.any_of(not folder.config.exists()):
+        raise UserError(f"--workdir={folder.path}: not every process sees it; name a folder that all hosts share")
+    folder.claim(valid)  # the other processes compare theirs
+    if hosts.any_of(hosts.leads() and folder.result.exists()):
+        log.info("%s is finished; its result:", folder.path)
+        return json.loads(folder.result.read_text())
+    experiment = build(valid)
+    dataset = experiment.dataset
+    content = data.digest(dataset, ["train"])
+    hosts.check_equal(content, "training data")
+    for note in dataset.notes:
+        log.info("data: %s", note)
+    mesh, choices = experiment.method.mesh, chosen(experiment)
+    for name, choice in choices.items():
+        log.info("%s: %s", name, choice)
+    evaluators = evaluate.make_evaluators(
+        experiment.model, dataset, batch_size=valid.eval.batch_size, protocol=valid.eval.protocol, mesh=mesh
+    )
+    checkpoints = checkpoint.Checkpoints(folder.checkpoints, keep=valid.keep_checkpoints, data=content)
+    with contextlib.closing(checkpoints):
+        state = checkpoints.restore(experiment.method.init(valid.seed))
+        if start := int(state.step):
+            log.info("resuming at update %d of %d", start, experiment.updates)
+        if hosts.leads():
+            folder.rewind(start)
+        started = time.monotonic()
+        row, predictions = _loop(experiment, state, evaluators, checkpoints, folder, valid)
+    result = {
+        "task": valid.task,
+        "method": valid.method,
+        "seed": valid.seed,
+        "updates": experiment.updates,
+        "seconds": round(time.monotonic() - started, 2),
+        "resumed_at": start,
+        "data": data.describe(dataset),
+        "device": jax.devices()[0].device_kind,
+        "choices": choices,
+        "protocol": valid.eval.protocol,
+        **{name: row[name] for name in evaluators},
+    }
+    if dataset.kind == "classification":
+        adjusted = metrics.adjust_priors(
+            predictions["probabilities"], dataset.class_counts / dataset.class_counts.sum()
+        )
+        majority_class = int(dataset.class_counts.argmax())
+        result["priors_test"] = metrics.scores(adjusted, dataset.test.y, majority_class=majority_class)
+    if hosts.leads():
+        report.plot_run(folder.path, result)
+        folder.finish(result, predictions)
+    return result
+
+
+def train_rows(config: Config, workdir: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
+    """Trains each of `config.rows`, one after another, or what is left of them.
+
+    Returns:
+      The folder of each, in `workdir`, by its row's name.
+    """
+    folders = {}
+    for name, changes in config.rows.items():
+        row = config.copy_and_resolve_references()
+        row.rows = {}
+        row.update(changes)
+        log.info("row %s", name)
+        folders[name] = pathlib.Path(workdir) / name
+        train_and_evaluate(row, folders[name])
+    return folders
+
+
+def _loop(
+    experiment: Experiment,
+    state: TrainState,
+    evaluators: Mapping[str, evaluate.Evaluate],
+    checkpoints: checkpoint.Checkpoints,
+    folder: Folder,
+    config: Config,
+) -> tuple[dict[str, Any], evaluate.Predictions]:
+    """Runs the updates that are left. Returns the last row of `metrics.jsonl`, and the test split's predictions."""
+    step = int(state.step)
+    stops = boundaries(experiment.updates, config.eval.every, step)
+    examples = on_device(experiment.streams, experiment.method.mesh)
+    advance = make_advance(experiment.method, config.updates_per_call)
+    blocks = sampling.prefetch(feed(experiment, step, stops, config.updates_per_call))
+    row, predictions = {}, {}
+    logs: list[dict[str, np.ndarray]] = []
+    progress = tqdm.tqdm(
+        total=experiment.updates,
+        initial=step,
+        unit="update",
+        disable=not (sys.stderr.isatty() and hosts.leads()),
+        dynamic_ncols=True,
+    )
+    with contextlib.closing(blocks), progress, stop_signals() as signals:
+        if not stops or step >= experiment.updates:
+            row, predictions = _evaluate(state, step, {}, evaluators)
+        for count, indices in blocks:
+            state, metrics = advance(state, examples, indices, count)
+            logs.append({name: np.asarray(values)[:count] for name, values in metrics.items()})
+            _check_finite(logs[-1]["loss"], step)
+            step += count
+            progress.update(count)
+            if step in stops:
+                row, predictions = _evaluate(state, step, _means(logs), evaluators)
+                if hosts.leads():
+                    folder.log(row)
+                checkpoints.save(state)
+                logs.clear()
+                _show(row, experiment.updates, progress)
+            if hosts.any_of(bool(signals)):
+                checkpoints.save(state)
+                raise Interrupted(signals[0] if signals else signal.SIGTERM, step)
+    return row, predictions
+
+
+def _check_finite(loss: np.ndarray, step: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(loss))
+    if bad.size:
+        raise UserError(
+            f"the loss is {loss[bad[0]]} at update {step + bad[0] + 1}: lower --config.optimizer.lr or "
+            "--config.meta.inner_lr, or look at the data; the checkpoints before it are kept"
+        )
+
+
+def _means(logs: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    return {name: float(np.concatenate([log[name] for log in logs]).mean(dtype=np.float64)) for name in logs[0]}
+
+
+def _evaluate(
+    state: TrainState, step: int, train: dict[str, float], evaluators: Mapping[str, evaluate.Evaluate]
+) -> tuple[dict[str, Any], evaluate.Predictions]:
+    """A row of `metrics.jsonl`, and the predictions on the test split that its scores are of."""
+    results = {name: evaluator(state) for name, evaluator in evaluators.items()}
+    return {"step": step, "updates": train, **{name: r.scores for name, r in results.items()}}, results[
+        "test"
+    ].predictions
+
+
+def _show(row: Mapping[str, Any], updates: int, progress: tqdm.tqdm) -> None:
+    name = metrics.primary(row["test"])
+    loss, score = row["updates"]["loss"], row["test"][name]
+    progress.set_postfix_str(f"loss {loss:.4f}, test {name} {score:.4f}")
+    if progress.disable:
+        log.info("update %d of %d: loss %.4f, test %s %.4f", row["step"], updates, loss, name, score)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT in a list, so that the loop can save before it leaves; a second one is not held."""
+    received: list[int] = []
+    before = {}
+
+    def handle(signum, frame):
+        received.append(signum)
+        signal.signal(signum, before[signum])
+
+    try:
+        before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        before = {}
+    try:
+        yield received
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def boundaries(updates: int, every: float, start: int) -> list[int]:
+    """The steps after `start` at which a run is evaluated and saved; the last is `updates`."""
+    interval = every * updates if every < 1 else every
+    stops = {round(interval * k) for k in range(1, math.ceil(updates / interval))}
+    return [*sorted(step for step in stops if start < step < updates), updates]
