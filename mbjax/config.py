@@ -71,9 +71,9 @@ def base() -> Config:
         "train": stream("natural", 24),  # what plain training (erm and its kin) reads
         "support": stream("natural", 24, loss=""),  # the name of the support loop's loss, that of config.loss if empty
         "query": stream("under", 16),
-        # A balanced part of the training data that l2rw and mw_net keep apart: this share of all training examples,
-        # equally many of each class. The other streams read the rest.
-        "clean": stream("natural", 24, share=0.02),
+        # A balanced part of the training data that l2rw and mw_net keep apart: of each class, this share of the rarest
+        # class's examples (1 at least, and 1 is left at least). The other streams read the rest.
+        "clean": stream("natural", 24, share=0.1),
         # What m2m's first classifier, and its own training before it translates images, read.
         "pretrain": stream("natural", 24),
         "meta": {
