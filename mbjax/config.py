@@ -46,6 +46,7 @@ def stream(sampler: str, batch_size: int, **more: Any) -> ConfigDict:
             "augment": "none",  # of images: a name of mbjax.augment.AUGMENTATIONS
             "mix": "none",  # a name of mbjax.augment.MIXES: examples and labels of a batch mixed with one another
             "mix_alpha": 1.0,  # the mixing share is drawn from Beta(α, α)
+            "mix_probability": 1.0,  # of a batch to be mixed; the others stay as they are
             **more,
         }
     )
@@ -238,7 +239,7 @@ def validate(config: Config) -> Config:
     for key in ("optimizer.momentum", "weight_net.momentum", "loss.beta", "m2m.beta"):
         check(key, "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
     check("clean.share", "a number above 0 and below 1 is needed", lambda x: 0 < x < 1)
-    for key in ("loss.deferred", "m2m.deferred", "m2m.gamma"):
+    for key in ("loss.deferred", "m2m.deferred", "m2m.gamma", *(f"{name}.mix_probability" for name in STREAMS)):
         check(key, "a number from 0 to 1 is needed", lambda x: 0 <= x <= 1)
     check("meta.warmup", "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
     check(
