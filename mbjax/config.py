@@ -178,7 +178,7 @@ def identification() -> Config:
         config[name].augment = "crop_flip"
     config.meta.update(steps=4, inner_lr=0.01, beta=0.0)
     config.optimizer.update(
-        lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, decay_batch_norm=False, schedule="step",
+        lr=0.1, momentum=0.9, nesterov=False, weight_decay=5e-4, decay_batch_norm=False, schedule="step",
         drops=(50 / 120, 100 / 120),
     )  # fmt: skip
     config.epochs = 120
