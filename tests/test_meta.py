@@ -286,6 +286,61 @@ def test_running_statistics_are_the_mean_over_pairs_of_each_pairs(model_state_fr
         assert state.model_state["mean"] == pytest.approx(np.mean(expected), rel=1e-12)
 
 
+COUNTERS = {"steps": (np.int32, 10), "long": (np.int32, 2**30 + 1), "short": (np.uint8, 251), "ids": (np.uint32, 2**31)}
+
+
+def counting(params, model_state, batch, rng):
+    """Integers and bools in the state and in the metrics; pairs whose batch is negative count by −3, others by 1."""
+    change = jnp.where(batch < 0, -3, 1)
+    counts = {name: model_state[name] + change.astype(dtype) for name, (dtype, _) in COUNTERS.items()}
+    state = {**counts, "seen": model_state["seen"] | True, "mean": model_state["mean"] + params * batch}
+    return params * batch, (state, {"correct": (batch > 2).astype(jnp.int32), "large": batch > 2, "one": 1})
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("chunk", [1, 3, 4])
+@pytest.mark.parametrize("weights", [None, [0.5] * 4, [0.1, 0.7, 0.3, 0.2], [True, True, False, True]], ids=str)
+def test_counters_and_flags_of_the_state_are_exact_and_metrics_that_count_are_means(weights, chunk, devices):
+    tx = optax.sgd(0.0)
+    x, z = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 3.0, 5.0, 1.0])
+    model_state = {name: jnp.array(value, dtype) for name, (dtype, value) in COUNTERS.items()}
+    model_state |= {"seen": jnp.array(False), "mean": jnp.array(7.0)}
+    state = TrainState.create(params=jnp.array(2.0), tx=tx, rng=jax.random.key(0), model_state=model_state)
+    step: Any = make_meta_step(
+        counting, tx, inner_lr=0.0, pairs_per_chunk=chunk, axis_name="d" if devices == 2 else None
+    )
+    if devices == 2:
+        mesh, (whole, parts) = Mesh(np.array(jax.devices()), ("d",)), (PartitionSpec(), PartitionSpec("d"))
+        step = jax.shard_map(step, mesh=mesh, in_specs=(whole, parts, parts, parts), out_specs=(whole, whole))
+    state, metrics = step(state, x, z, None if weights is None else jnp.array(weights))
+    for name, (dtype, value) in COUNTERS.items():
+        assert state.model_state[name].dtype == dtype
+        assert int(state.model_state[name]) == value + 2, name  # once in each pass
+    assert state.model_state["seen"].dtype == bool
+    assert bool(state.model_state["seen"])
+    shares = np.array(weights or [1.0] * 4, float)
+    mean = lambda values: np.average(values, weights=shares)  # noqa: E731
+    assert state.model_state["mean"] == pytest.approx(mean(7 + 2 * (x + z)), rel=1e-12)
+    assert metrics["support_correct"] == metrics["support_large"] == pytest.approx(mean(x > 2), rel=1e-12)
+    assert metrics["query_correct"] == metrics["query_large"] == pytest.approx(mean(z > 2), rel=1e-12)
+    assert metrics["query_one"] == pytest.approx(1, rel=1e-12)
+    assert all(jnp.issubdtype(value.dtype, jnp.floating) for value in metrics.values())
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_counters_that_differ_between_pairs_become_their_rounded_mean(chunk):
+    tx = optax.sgd(0.0)
+    model_state = {name: jnp.array(value, dtype) for name, (dtype, value) in COUNTERS.items()}
+    model_state |= {"seen": jnp.array(False), "mean": jnp.array(0.0)}
+    state = TrainState.create(params=jnp.array(1.0), tx=tx, rng=jax.random.key(0), model_state=model_state)
+    step = make_meta_step(counting, tx, inner_lr=0.0, pairs_per_chunk=chunk, model_state_from="query")
+    state, _ = step(state, np.zeros(3), np.array([-1.0, -1.0, 1.0]))
+    assert {name: int(state.model_state[name]) - value for name, (_, value) in COUNTERS.items()} == dict.fromkeys(
+        COUNTERS,
+        -2,  # −3, −3 and 1 are −5/3 in the mean
+    )
+
+
 @pytest.mark.parametrize("grad_mode", ["reverse", "mixed"])
 def test_running_statistics_reach_the_query_pass_without_a_gradient(grad_mode):
     def loss_fn(params, model_state, batch, rng):
