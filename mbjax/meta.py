@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbjax.meta_checks import checked, count_pairs
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, PyTree
 
@@ -181,7 +182,8 @@ def make_meta_step(
       `query_` before their names; counts and flags are averaged as floats.
 
     Raises:
-      ValueError: an argument out of its range.
+      ValueError: an argument out of its range; by `meta_step`, when it is traced, batches of unequally many pairs.
+      TypeError: a loss function of another form, here or by `meta_step` when it is traced.
     """
     for name, value, valid in (
         ("grad_mode", grad_mode, ("mixed", "reverse", "first_order")),
@@ -192,6 +194,8 @@ def make_meta_step(
     for name, value in (("pairs_per_chunk", pairs_per_chunk), ("inner_steps", inner_steps)):
         if value < 1:
             raise ValueError(f"{name}={value}: at least 1 is needed")
+    loss_fn = checked(loss_fn, "loss_fn")
+    support_loss_fn = support_loss_fn and checked(support_loss_fn, "support_loss_fn")
 
     def pair_loss(params, model_state, support, query, rng, weight):
         loss, (new_state, metrics) = meta_loss(
@@ -211,7 +215,7 @@ def make_meta_step(
     def meta_step(
         state: TrainState, support: Batch, query: Batch, weights: jax.Array | None = None
     ) -> tuple[TrainState, Metrics]:
-        pairs = jax.tree.leaves(query)[0].shape[0]
+        pairs = count_pairs(support, query, weights)
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * pairs
         step_rng = jax.random.fold_in(state.rng, state.step)
         rngs = jax.vmap(functools.partial(jax.random.fold_in, step_rng))(first + jnp.arange(pairs))

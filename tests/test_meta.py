@@ -1,5 +1,6 @@
 """The meta-step against closed forms, finite differences and itself, in float64."""
 
+import collections
 import functools
 from typing import Any
 
@@ -460,3 +461,148 @@ def test_a_large_classifier_is_not_copied_for_each_pair():
         memory = step.lower(state, batch, batch).compile().memory_analysis()
         peaks.append(memory.temp_size_in_bytes)
     assert peaks[1] - peaks[0] < classifier / 10
+
+
+def pairs_of(support: int, query: int, **weights: Any) -> tuple[Any, ...]:
+    """A state of `linear`, and batches of so many pairs."""
+    state = TrainState.create(params=jnp.ones(3), tx=optax.sgd(0.1), rng=jax.random.key(0))
+    batches = ({"x": np.ones((pairs, n, 3)), "y": np.ones((pairs, n))} for pairs, n in ((support, 6), (query, 5)))
+    return state, *batches, *weights.values()
+
+
+def linear(params, model_state, batch, rng):
+    return ((batch["x"] @ params - batch["y"]) ** 2).mean(), (model_state, {})
+
+
+def without_pairs(support, query):
+    return {name: array[0] for name, array in support.items()}, {name: array[0] for name, array in query.items()}
+
+
+@pytest.mark.parametrize(
+    ("support", "query", "weights", "message"),
+    [
+        (
+            8,
+            4,
+            None,
+            r"support\['x'\] is \[8, 6, 3\] and query\['x'\] is \[4, 5, 3\]: the first axis of every .* pairs",
+        ),
+        (4, 8, None, r"support\['x'\] is \[4, 6, 3\] and query\['x'\] is \[8, 5, 3\]: the first axis"),
+        (0, 0, None, r"support\['x'\] is \[0, 6, 3\]: there are no pairs"),
+        (8, 8, np.ones(4), r"weights is \[4\] for 8 pairs: \[8\] is needed"),
+        (8, 8, np.ones((8, 1)), r"weights is \[8, 1\] for 8 pairs: \[8\] is needed"),
+        (8, 8, np.ones(()), r"weights is \[\] for 8 pairs: \[8\] is needed"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("chunk", [1, 8])
+def test_batches_of_pairs_that_do_not_match_are_refused(support, query, weights, message, chunk):
+    step = make_meta_step(linear, optax.sgd(0.1), inner_lr=0.1, pairs_per_chunk=chunk)
+    with pytest.raises(ValueError, match=message) as caught:
+        step(*pairs_of(support, query), weights)
+    assert "\n" not in str(caught.value)
+
+
+def test_batches_without_the_axis_of_pairs_are_refused_where_that_can_be_told():
+    step = make_meta_step(linear, optax.sgd(0.1), inner_lr=0.1)
+    state, support, query = pairs_of(1, 1)
+    one = without_pairs(support, query)  # [6, 3] and [5, 3]: six pairs and five
+    with pytest.raises(ValueError, match=r"support\['x'\] is \[6, 3\] and query\['x'\] is \[5, 3\]: .* pairs"):
+        step(state, *one)
+    with pytest.raises(ValueError, match=r"support\['x'\] is \[1, 6, 3\] and support\['y'\] is \[6\]"):
+        step(state, {**support, "y": one[0]["y"]}, query)
+    with pytest.raises(ValueError, match=r"query\['tau'\] is a scalar: the first axis of every .* pairs"):
+        step(state, support, {**query, "tau": 0.5})
+    with pytest.raises(ValueError, match="support and query hold no array"):
+        step(state, {}, {})
+    # As many examples in both: the library's own loss sees labels without an axis.
+    step = make_meta_step(supervised_loss(models.build("mlp", outputs=1).apply), optax.sgd(0.1), inner_lr=0.1)
+    with pytest.raises(ValueError, match=r"the batch's y is a scalar: \[n\] is needed, and \[pairs, n\] of"):
+        step(state, one[0], one[0])
+
+
+def model_counts(change):
+    """A loss whose new state is made by `change` of the old one."""
+    return lambda params, state, batch, rng: (linear(params, state, batch, rng)[0], (change(state), {}))
+
+
+LOSSES: dict[str, tuple[Any, str]] = {
+    "three arguments": (lambda params, state, batch: linear(params, state, batch, None), "takes other arguments"),
+    "five arguments": (lambda p, s, b, r, more: linear(p, s, b, r), "takes other arguments"),
+    "no function": (3, "is int"),
+    "only a loss": (lambda *a: linear(*a)[0], r"returned float64\[\]"),
+    "only a loss of each example": (lambda p, s, b, r: b["x"] @ p, r"returned float64\[\d\]"),
+    "loss, state, metrics": (lambda p, s, b, r: (linear(p, s, b, r)[0], s, {}), "returned a tuple of 3"),
+    "loss, state": (lambda p, s, b, r: (linear(p, s, b, r)[0], s), r"returned \(loss, dict\)"),
+    "loss, None": (lambda p, s, b, r: (linear(p, s, b, r)[0], None), r"returned \(loss, NoneType\)"),
+    "loss of each example": (lambda p, s, b, r: (b["x"] @ p, (s, {})), r"returned a loss float64\[\d\]"),
+    "loss of a length": (lambda p, s, b, r: (linear(p, s, b, r)[0][None], (s, {})), r"returned a loss float64\[1\]"),
+    "integer loss": (lambda p, s, b, r: (jnp.array(1), (s, {})), r"returned a loss int64\[\]"),
+    "no loss": (lambda p, s, b, r: (None, (s, {})), "returned a loss NoneType"),
+    "metrics of no name": (lambda p, s, b, r: (linear(p, s, b, r)[0], (s, p.sum())), r"metrics float64\[\]"),
+    "state of another dtype": (
+        model_counts(lambda s: {**s, "mean": s["mean"].astype(jnp.float32)}),
+        r"model_state\['mean'\] is float64\[2\] at first and came back as float32\[2\]",
+    ),
+    "state of another shape": (
+        model_counts(lambda s: {**s, "mean": s["mean"][None]}),
+        r"model_state\['mean'\] is float64\[2\] at first and came back as float64\[1, 2\]",
+    ),
+    "state that lost a leaf": (
+        model_counts(lambda s: {}), r"model_state\['mean'\] is float64\[2\] at first and came back as nothing"
+    ),
+    "state with a new leaf": (
+        model_counts(lambda s: {**s, "n": jnp.ones(())}),
+        r"model_state\['n'\] is nothing at first and came back as float64\[\]",
+    ),
+    "state as a list": (
+        model_counts(lambda s: [*s.values()]), r"model_state\['mean'\] is float64\[2\] at first and came back as no"
+    ),
+    "state as another dict": (
+        model_counts(collections.OrderedDict), r"model_state: PyTreeDef\(.* came back as PyTreeDef\(.*OrderedDict"
+    ),
+    "state with a key": (
+        model_counts(lambda s: {**s, "key": s["key"]}), r"model_state\['key'\] is a random key, which has no mean"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ["loss_fn", "support_loss_fn"])
+@pytest.mark.parametrize("inner_lr", [0.1, 0.0])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_of_another_form_is_told_the_right_one(name, inner_lr, which):
+    loss_fn, message = LOSSES[name]
+    tx = optax.sgd(0.1)
+    _, *batches = pairs_of(4, 4)
+    model_state = {"mean": jnp.ones(2), **({"key": jax.random.key(0)} if "key" in name else {})}
+    state = TrainState.create(params=jnp.ones(3), tx=tx, rng=jax.random.key(0), model_state=model_state)
+    form = rf"{which}\(params, model_state, batch, rng\) -> \(scalar loss, \(new model_state, metrics dict\)\)"
+    with pytest.raises(TypeError, match=rf"^{which}.*{message}.*: {form} is needed") as caught:
+        make_meta_step(**{"loss_fn": linear, which: loss_fn}, tx=tx, inner_lr=inner_lr, pairs_per_chunk=2)(
+            state, *batches
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_the_loss_itself_is_its_own():
+    def loss_fn(params, model_state, batch, rng):
+        return linear(params, model_state, batch)  # pyright: ignore[reportCallIssue]
+
+    step = make_meta_step(loss_fn, optax.sgd(0.1), inner_lr=0.1)
+    with pytest.raises(TypeError, match=r"^linear\(\) missing 1 required positional argument: 'rng'"):
+        step(*pairs_of(2, 2))
+
+
+def test_losses_of_every_callable_kind_are_taken():
+    class Bound:
+        def loss(self, params, model_state, batch, rng):
+            return linear(params, model_state, batch, rng)
+
+        __call__ = loss
+
+    partial = functools.partial(lambda scale, *arguments: linear(*arguments), 2.0)
+    jitted: Any = jax.jit(linear)
+    for loss_fn in (Bound(), Bound().loss, partial, jitted):
+        step = make_meta_step(loss_fn, optax.sgd(0.1), inner_lr=0.1)
+        state, _ = step(*pairs_of(2, 2))
+        assert state.step == 1
