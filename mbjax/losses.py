@@ -342,6 +342,8 @@ def supervised_loss(apply: Callable, per_example_loss: PerExampleLoss = cross_en
     def loss_fn(
         params: Params, model_state: ModelState, batch: Batch, rng: jax.Array
     ) -> tuple[jax.Array, tuple[ModelState, Metrics]]:
+        if not jnp.ndim(batch["y"]):  # of a meta-step: pairs that are examples, whose mean would be that of one batch
+            raise ValueError("the batch's y is a scalar: [n] is needed, and [pairs, n] of a meta-step")
         logits, model_state = apply(
             {"params": params, **model_state}, batch["x"], train=True, mutable=list(model_state), rngs={"dropout": rng}
         )

@@ -12,7 +12,8 @@ ROOT = pathlib.Path(mbjax.__file__).parent
 LAYERS = [
     {"main", "compare"}, {"cli", "references", "population"}, {"train"}, {"report"}, {"evaluate"},
     {"checkpoint", "folder"}, {"methods"}, {"meta"}, {"parallel"}, {"hosts"}, {"sampling"}, {"data"},
-    {"models"}, {"augment", "identification", "losses", "metrics"}, {"state", "config", "contenders"}, {"types"},
+    {"models"}, {"augment", "identification", "losses", "metrics"},
+    {"meta_checks", "state", "config", "contenders"}, {"types"},
 ]  # fmt: skip
 HEIGHT = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}
 
