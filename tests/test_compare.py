@@ -275,7 +275,7 @@ def test_pairs_of_samplers_are_searched_and_the_best_gets_the_grid_of_all(task, 
         (chosen,) = (t for t in lines if t["contender"] == "ms_metabalance" and t["seed"] == seed)
         assert chosen["settings"] == {**best["settings"], "optimizer.lr": 0.05, "updates": 60}
     assert "| MS-MetaBalance | 2 |" in table
-    assert "search" not in table
+    assert "search over sampler pairs" not in table
     assert (tmp_path / "pairs.png").read_bytes().startswith(b"\x89PNG")
 
 
