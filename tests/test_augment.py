@@ -134,7 +134,7 @@ def test_some_batches_are_mixed_and_the_others_left_whole(mix):
     whole = (augment.to_float(one["x"]), np.eye(5)[np.asarray(one["y"])])
     for got, expected in zip((never["x"], never["y"]), whole, strict=True):
         np.testing.assert_array_equal(got, expected)
-    mixed = np.asarray(half["x"] == always["x"]).all((2, 3, 4, 5))
+    mixed: Any = np.asarray(half["x"] == always["x"]).all((2, 3, 4, 5))
     assert 0.4 < mixed.mean() < 0.6  # ± 4 standard errors of 400 coins
     assert 0.3 < (mixed[:, 0] == mixed[:, 1]).mean() < 0.7  # each batch has its own
     for name, expected in zip(("x", "y"), whole, strict=True):
@@ -144,7 +144,8 @@ def test_some_batches_are_mixed_and_the_others_left_whole(mix):
     x = augment.to_float(one["x"]).reshape(400, 4, 8, 8, 3)
     rngs = jax.random.split(jax.random.fold_in(KEYS[0], 1), 400)
     y = jax.nn.one_hot(one["y"].reshape(400, 4), 5)
-    alone = jax.vmap(lambda rng, x, y: augment.MIXES[mix](rng, x, y, alpha=1.0))(rngs, x, y)
+    mixed_by: Any = augment.MIXES[mix]
+    alone = jax.vmap(lambda rng, x, y: mixed_by(rng, x, y, alpha=1.0))(rngs, x, y)
     np.testing.assert_array_equal(always["x"].reshape(x.shape), alone[0])
     np.testing.assert_array_equal(always["y"].reshape(y.shape), alone[1])
 
