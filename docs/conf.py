@@ -1,6 +1,7 @@
 """The site: `launch/docs.sh` builds it. Pages are MyST Markdown; the API reference comes from the docstrings."""
 
 import pathlib
+import re
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -46,13 +47,14 @@ def keep_indented_blocks(app, what, name, obj, options, lines):
     lines[:] = marked
 
 
-def keep_errors_beside_their_numbers(app, doctree):
-    """No line break within `0.8432 ± 0.0094` in tables, whose columns are narrow on a phone."""
+def keep_intervals_on_one_line(app, doctree):
+    """No line break within `0.8432 ± 0.0094` or `2.27 [-4.60, 9.49]` in tables: columns are narrow on a phone."""
     for cell in doctree.findall(nodes.entry):
         for text in list(cell.findall(nodes.Text)):
-            text.parent.replace(text, nodes.Text(text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")))
+            joined = re.sub(r" (?=±|\[)|(?<=±) |(?<=,) (?=[-+\d.]+\])", "\N{NO-BREAK SPACE}", text)
+            text.parent.replace(text, nodes.Text(joined))
 
 
 def setup(app):
-    app.connect("doctree-read", keep_errors_beside_their_numbers)
+    app.connect("doctree-read", keep_intervals_on_one_line)
     app.connect("autodoc-process-docstring", keep_indented_blocks)
