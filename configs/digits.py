@@ -2,7 +2,7 @@
 
     launch/local.sh --config=configs/digits.py
 
-Hardware: any; see README.md for its time and result. `configs/digits.py:erm` is plain training.
+Hardware: any; see docs/results.md for its time and result. `configs/digits.py:erm` is plain training.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
     python -m mbjax.compare --config=configs/fraud.py --out=runs/fraud                   # every method
 
 Needs creditcard.csv (`python -m mbjax.data fetch fraud`), or a Parquet file of its columns, also a subset of its rows:
-the result says which it was. The paper's AUC, on the whole file: 0.967, naive 0.968; ours and its time: README.md.
+the result says which it was. The paper's AUC, on the whole file: 0.967, naive 0.968; ours: docs/results.md.
 """
 
 from ml_collections import ConfigDict
