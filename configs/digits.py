@@ -2,7 +2,7 @@
 
     launch/local.sh --config=configs/digits.py
 
-Hardware: any; see README.md for its time and result. `configs/digits.py:erm` is plain training.
+Hardware: any; see docs/results.md for its time and result. `configs/digits.py:erm` is plain training.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     config.query.update(sampler="class_balanced", batch_size=30)
     config.optimizer.lr = 0.05
     config.updates = 300
-    config.clean.share = 0.1
+    config.clean.share = 0.2  # one image of each class, of 5
     if method != "metabalance":
         config.updates = 5000  # of 24 images; the loss is as flat by then
     return config

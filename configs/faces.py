@@ -4,7 +4,7 @@
     python -m mbjax.main --config=configs/faces.py --config.data.path=my_faces --config.data.scarce_group=GROUP
 
 The folder has one folder of images an identity and a file `groups.csv` with the columns identity and group. The first
-command draws its faces, of people who do not exist: 12 minutes on two CPU cores, result in README.md.
+command draws its faces, of people who do not exist: 12 minutes on two CPU cores, result in docs/results.md.
 """
 
 from typing import Any

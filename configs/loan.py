@@ -5,7 +5,7 @@
     python -m mbjax.main --config=configs/loan.py:erm --config.train.sampler=smote      # plain training
 
 Needs loan_data.csv. 100 passes over the query stream are 192 updates of 80 pairs. The paper's AUC: 0.666, with SVMSMOTE
-0.668, naive 0.655; ours and its time: README.md.
+0.668, naive 0.655; ours and its time: docs/results.md.
 """
 
 from ml_collections import ConfigDict

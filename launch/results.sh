@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# launch/results.sh [FOLDER]: makes the tables of README's results, 10 seeds a row, resumable. FOLDER: runs/results.
+# launch/results.sh [FOLDER]: makes two tables of docs/results.md, digits and loan default with the paper's own settings,
+# 10 seeds per row, resumable. FOLDER: runs/results.
 # The loan rows need loan_data.csv (MBJAX_DATA_DIR or ~/.cache/mbjax).
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" ""
 folder=${1:-runs/results}

@@ -137,6 +137,7 @@ def transform(
     augment: str,
     mix: str,
     mix_alpha: float | jax.Array,
+    mix_probability: float | jax.Array,
     sum_groups: bool,
     classes: int,
 ) -> Batch:
@@ -149,6 +150,7 @@ def transform(
       augment: a name of `AUGMENTATIONS`; all but `"none"` want images, `shape` of three axes.
       mix: a name of `MIXES`. Labels then become shares, `[..., n, classes]`, of two classes `[..., n]`.
       mix_alpha: the mixture's `α`.
+      mix_probability: of each batch to be mixed. Others stay whole, their labels shares of 0 and 1.
       sum_groups: gives examples the `"weight"` `n / n_g`, `n_g` those of their group in the batch: the weighted mean
         loss is then the sum of the groups' mean losses.
       classes: how many there are.
@@ -166,7 +168,11 @@ def transform(
         rngs = jax.random.split(jax.random.fold_in(rng, 1), math.prod(lead))
         one = lambda rng, x, y: mixed(rng, x, y, alpha=mix_alpha)  # noqa: E731
         flat = [array.reshape(len(rngs), *array.shape[len(lead) :]) for array in (x, y)]
-        x, y = (array.reshape(*lead, *array.shape[1:]) for array in jax.vmap(one)(rngs, *flat))
+        chosen = jax.random.bernoulli(jax.random.fold_in(rng, 2), mix_probability, (len(rngs),))
+        x, y = (
+            jnp.where(chosen.reshape(-1, *[1] * (whole.ndim - 1)), mixed, whole).reshape(*lead, *whole.shape[1:])
+            for mixed, whole in zip(jax.vmap(one)(rngs, *flat), flat, strict=True)
+        )
     out = {**batch, "x": x, "y": y}
     if sum_groups:
         group = batch["group"]
@@ -192,7 +198,7 @@ def before(
     """
     options = {}
     for name, section in sections.items():
-        options[name] = {key: section[key] for key in ("augment", "mix", "mix_alpha", "sum_groups")}
+        options[name] = {key: section[key] for key in ("augment", "mix", "mix_alpha", "mix_probability", "sum_groups")}
         for key, choices in (("augment", AUGMENTATIONS), ("mix", MIXES)):
             value = section[key]
             if value not in choices:

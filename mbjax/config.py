@@ -46,6 +46,7 @@ def stream(sampler: str, batch_size: int, **more: Any) -> ConfigDict:
             "augment": "none",  # of images: a name of mbjax.augment.AUGMENTATIONS
             "mix": "none",  # a name of mbjax.augment.MIXES: examples and labels of a batch mixed with one another
             "mix_alpha": 1.0,  # the mixing share is drawn from Beta(α, α)
+            "mix_probability": 1.0,  # of a batch to be mixed; the others stay as they are
             **more,
         }
     )
@@ -71,9 +72,9 @@ def base() -> Config:
         "train": stream("natural", 24),  # what plain training (erm and its kin) reads
         "support": stream("natural", 24, loss=""),  # the name of the support loop's loss, that of config.loss if empty
         "query": stream("under", 16),
-        # A balanced part of the training data that l2rw and mw_net keep apart: this share of all training examples,
-        # equally many of each class. The other streams read the rest.
-        "clean": stream("natural", 24, share=0.02),
+        # A balanced part of the training data that l2rw and mw_net keep apart: of each class, this share of the rarest
+        # class's examples (1 at least, and 1 is left at least). The other streams read the rest.
+        "clean": stream("natural", 24, share=0.1),
         # What m2m's first classifier, and its own training before it translates images, read.
         "pretrain": stream("natural", 24),
         "meta": {
@@ -177,7 +178,7 @@ def identification() -> Config:
         config[name].augment = "crop_flip"
     config.meta.update(steps=4, inner_lr=0.01, beta=0.0)
     config.optimizer.update(
-        lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, decay_batch_norm=False, schedule="step",
+        lr=0.1, momentum=0.9, nesterov=False, weight_decay=5e-4, decay_batch_norm=False, schedule="step",
         drops=(50 / 120, 100 / 120),
     )  # fmt: skip
     config.epochs = 120
@@ -238,7 +239,7 @@ def validate(config: Config) -> Config:
     for key in ("optimizer.momentum", "weight_net.momentum", "loss.beta", "m2m.beta"):
         check(key, "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
     check("clean.share", "a number above 0 and below 1 is needed", lambda x: 0 < x < 1)
-    for key in ("loss.deferred", "m2m.deferred", "m2m.gamma"):
+    for key in ("loss.deferred", "m2m.deferred", "m2m.gamma", *(f"{name}.mix_probability" for name in STREAMS)):
         check(key, "a number from 0 to 1 is needed", lambda x: 0 <= x <= 1)
     check("meta.warmup", "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
     check(

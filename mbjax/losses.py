@@ -167,22 +167,30 @@ def cosface(
 
 
 def inverse_weights(class_counts: Any) -> jax.Array:
-    """Class weights `∝ 1 / n_c`, `[classes]`, that sum to the number of classes."""
-    return _sum_to_classes(1 / _counts(class_counts))
+    """Class weights `n / (C n_c)`, `[classes]`, of which the mean over the `n` training examples is 1.
+
+    They are `sklearn.utils.class_weight.compute_class_weight("balanced")`. So the loss keeps its scale beside weight
+    decay. `C` is the number of classes that have examples; the weight of one that has none is as if it had one.
+    """
+    counts = jnp.asarray(class_counts, jnp.result_type(float))
+    classes = (counts > 0).astype(counts.dtype).sum()
+    return counts.sum() / (classes * _counts(counts))
 
 
 def effective_weights(class_counts: Any, beta: float | jax.Array) -> jax.Array:
     """Class weights by the effective number of examples, `∝ (1 − β) / (1 − β^n_c)`, summing to the number of classes.
 
-    Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples". β = 0 gives equal weights, β → 1 those
-    of `inverse_weights`.
+    Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", with the scale published there: the
+    mean over the training examples, among which common classes prevail, is below 1. β = 0 gives equal weights, β → 1
+    weights in proportion to `inverse_weights`.
 
     Args:
       class_counts: training examples of each class, `[classes]`; may be traced.
       beta: from 0 to below 1, may be traced.
     """
     # 1 − β^n = −expm1(n log β), and 1 − β is exact near 1: float32 would lose the difference of β^n from 1.
-    return _sum_to_classes(-1 / jnp.expm1(_counts(class_counts) * jnp.log1p(-(1 - beta))))
+    weights = -1 / jnp.expm1(_counts(class_counts) * jnp.log1p(-(1 - beta)))
+    return weights * (weights.shape[0] / weights.sum())
 
 
 def example_weights(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
@@ -199,6 +207,11 @@ def example_weights(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
         y = labels.astype(class_weights.dtype)
         return (1 - y) * class_weights[0] + y * class_weights[1]
     return class_weights[labels]
+
+
+def reweighted(batch: Batch, weights: jax.Array) -> Batch:
+    """The batch with each example's loss multiplied by `weights`, `[n]`, on top of the weights that it has."""
+    return {**batch, "weight": weights * batch["weight"] if "weight" in batch else weights}
 
 
 def build(
@@ -302,10 +315,6 @@ def _counts(class_counts: Any) -> jax.Array:
     return jnp.maximum(jnp.asarray(class_counts, jnp.result_type(float)), 1)
 
 
-def _sum_to_classes(weights: jax.Array) -> jax.Array:
-    return weights * (weights.shape[0] / weights.sum())
-
-
 def predicted_class(logits: jax.Array) -> jax.Array:
     """The most probable class number, `[n]` int32, of logits `[n]`, `[n, 1]` or `[n, classes]`."""
     if _is_binary(logits):
@@ -333,6 +342,8 @@ def supervised_loss(apply: Callable, per_example_loss: PerExampleLoss = cross_en
     def loss_fn(
         params: Params, model_state: ModelState, batch: Batch, rng: jax.Array
     ) -> tuple[jax.Array, tuple[ModelState, Metrics]]:
+        if not jnp.ndim(batch["y"]):  # of a meta-step: pairs that are examples, whose mean would be that of one batch
+            raise ValueError("the batch's y is a scalar: [n] is needed, and [pairs, n] of a meta-step")
         logits, model_state = apply(
             {"params": params, **model_state}, batch["x"], train=True, mutable=list(model_state), rngs={"dropout": rng}
         )

@@ -9,12 +9,13 @@ Of each pair of a support batch X and a query batch Z:
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mbjax.meta_checks import checked, count_pairs
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, PyTree
 
@@ -157,7 +158,8 @@ def make_meta_step(
 
     The update minimises the mean over pairs of `L_Z(θ') + β L_X(θ)`. Every pair starts from the same
     `state.model_state`, and the new one is the mean over pairs of each pair's. The result does not depend on
-    `pairs_per_chunk` or on the number of devices, beyond rounding.
+    `pairs_per_chunk` or on the number of devices, beyond rounding. Of integers and bools in it, counters and flags, the
+    mean is that of the pairs' changes, rounded: what every pair changes alike is exact.
 
     Args:
       loss_fn: `loss_fn(params, model_state, batch, rng) -> (scalar loss, (new model_state, metrics))`.
@@ -177,10 +179,11 @@ def make_meta_step(
       A jitted function that donates `state`. `support` and `query` are pytrees whose leaves have a leading axis of
       meta-steps; `weights`, `[meta-steps]`, are those of the pairs in every mean over pairs, equal if not given.
       Metrics are means over pairs: `loss`, `support_loss`, `query_loss`, and those of `loss_fn` with `support_` and
-      `query_` before their names.
+      `query_` before their names; counts and flags are averaged as floats.
 
     Raises:
-      ValueError: an argument out of its range.
+      ValueError: an argument out of its range; by `meta_step`, when it is traced, batches of unequally many pairs.
+      TypeError: a loss function of another form, here or by `meta_step` when it is traced.
     """
     for name, value, valid in (
         ("grad_mode", grad_mode, ("mixed", "reverse", "first_order")),
@@ -191,12 +194,15 @@ def make_meta_step(
     for name, value in (("pairs_per_chunk", pairs_per_chunk), ("inner_steps", inner_steps)):
         if value < 1:
             raise ValueError(f"{name}={value}: at least 1 is needed")
+    loss_fn = checked(loss_fn, "loss_fn")
+    support_loss_fn = support_loss_fn and checked(support_loss_fn, "support_loss_fn")
 
     def pair_loss(params, model_state, support, query, rng, weight):
-        result = meta_loss(
+        loss, (new_state, metrics) = meta_loss(
             loss_fn, params, model_state, support, query, rng, inner_lr=inner_lr, inner_steps=inner_steps, beta=beta,
             grad_mode=grad_mode, model_state_from=model_state_from, support_loss_fn=support_loss_fn,
         )  # fmt: skip
+        result = loss, (jax.tree.map(_change, new_state, model_state), jax.tree.map(_as_float, metrics))
         return result if weight is None else jax.tree.map(lambda x: weight.astype(x.dtype) * x, result)
 
     def chunk_loss(params, model_state, chunk):
@@ -209,7 +215,7 @@ def make_meta_step(
     def meta_step(
         state: TrainState, support: Batch, query: Batch, weights: jax.Array | None = None
     ) -> tuple[TrainState, Metrics]:
-        pairs = jax.tree.leaves(query)[0].shape[0]
+        pairs = count_pairs(support, query, weights)
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * pairs
         step_rng = jax.random.fold_in(state.rng, state.step)
         rngs = jax.vmap(functools.partial(jax.random.fold_in, step_rng))(first + jnp.arange(pairs))
@@ -223,7 +229,8 @@ def make_meta_step(
         total = pairs if weights is None else weights.sum()
         if axis_name is not None:
             sums, total = jax.lax.psum((sums, total), axis_name)
-        grads, model_state, metrics = jax.tree.map(lambda x: (x / total).astype(x.dtype), sums)
+        grads, changes, metrics = jax.tree.map(lambda x: (x / total).astype(x.dtype), sums)
+        model_state = jax.tree.map(_changed, state.model_state, changes)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state)
@@ -251,6 +258,34 @@ def _sum_over_chunks(chunk_sums: Callable[[PyTree], PyTree], pairs: PyTree, size
         shapes = jax.eval_shape(chunk_sums, chunk(0, size))
         sums = _varying(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), axis_name)
     return jax.lax.scan(add, sums, jnp.arange(full))[0]
+
+
+def _as_float(x: Any) -> jax.Array:
+    """Integers and bools as floats, which have a mean; the others as they are."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+
+
+def _change(new: Any, start: jax.Array) -> jax.Array:
+    """What is averaged of a leaf of a pair's state: of integers and bools their change, as a float; else the leaf.
+
+    A large counter is no float32, and the sum of many of them no int32; their changes are.
+    """
+    if jnp.issubdtype(start.dtype, jnp.inexact):
+        return jnp.asarray(new)
+    return _as_float(jnp.asarray(new).astype(_signed(start)) - start.astype(_signed(start)))
+
+
+def _changed(start: jax.Array, mean: jax.Array) -> jax.Array:
+    """The leaf of the state of which `mean` is the mean of the pairs' `_change`."""
+    if jnp.issubdtype(start.dtype, jnp.inexact):
+        return mean
+    return (start.astype(_signed(start)) + jnp.round(mean).astype(_signed(start))).astype(start.dtype)
+
+
+def _signed(x: jax.Array) -> Any:
+    """Integers that differences of `x` fit in; those of unsigned ones wrap around, and back again when added."""
+    return jnp.int64 if x.dtype.itemsize == 8 else jnp.int32
 
 
 def _varying(tree: PyTree, axis_name: str | None) -> PyTree:

@@ -106,9 +106,16 @@ def batch(lead=(3, 2), n=4, dtype: Any = np.uint8):
     }
 
 
+def transform(batch, **changes):
+    options: dict[str, Any] = {
+        "augment": "none", "mix": "none", "mix_alpha": 1.0, "mix_probability": 1.0, "sum_groups": False, "classes": 5,
+    }  # fmt: skip
+    return augment.transform(batch, KEYS[0], **options | changes)
+
+
 def test_batches_of_many_pairs_are_each_mixed_within_themselves():
     one = batch()
-    out = augment.transform(one, KEYS[0], augment="none", mix="mixup", mix_alpha=1.0, sum_groups=False, classes=5)
+    out = transform(one, mix="mixup")
     assert out["y"].shape == (3, 2, 4, 5)
     x, y = np.asarray(augment.to_float(one["x"])), np.eye(5)[np.asarray(one["y"])]
     found = set()
@@ -120,16 +127,39 @@ def test_batches_of_many_pairs_are_each_mixed_within_themselves():
     assert len(found) >= 5
 
 
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_some_batches_are_mixed_and_the_others_left_whole(mix):
+    one = batch(lead=(200, 2))
+    always, half, never = (transform(one, mix=mix, mix_probability=probability) for probability in (1.0, 0.5, 0.0))
+    whole = (augment.to_float(one["x"]), np.eye(5)[np.asarray(one["y"])])
+    for got, expected in zip((never["x"], never["y"]), whole, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    mixed: Any = np.asarray(half["x"] == always["x"]).all((2, 3, 4, 5))
+    assert 0.4 < mixed.mean() < 0.6  # ± 4 standard errors of 400 coins
+    assert 0.3 < (mixed[:, 0] == mixed[:, 1]).mean() < 0.7  # each batch has its own
+    for name, expected in zip(("x", "y"), whole, strict=True):
+        np.testing.assert_array_equal(half[name][mixed], always[name][mixed])
+        np.testing.assert_array_equal(half[name][~mixed], np.asarray(expected)[~mixed])
+    # Always mixed is what the mixture alone makes, on the same keys.
+    x = augment.to_float(one["x"]).reshape(400, 4, 8, 8, 3)
+    rngs = jax.random.split(jax.random.fold_in(KEYS[0], 1), 400)
+    y = jax.nn.one_hot(one["y"].reshape(400, 4), 5)
+    mixed_by: Any = augment.MIXES[mix]
+    alone = jax.vmap(lambda rng, x, y: mixed_by(rng, x, y, alpha=1.0))(rngs, x, y)
+    np.testing.assert_array_equal(always["x"].reshape(x.shape), alone[0])
+    np.testing.assert_array_equal(always["y"].reshape(y.shape), alone[1])
+
+
 def test_two_classes_have_one_number_a_label():
     binary = {"x": jnp.ones((4, 3)), "y": jnp.asarray([0, 1, 1, 0])}
-    out = augment.transform(binary, KEYS[0], augment="none", mix="mixup", mix_alpha=1.0, sum_groups=False, classes=2)
+    out = transform(binary, mix="mixup", classes=2)
     assert out["y"].shape == (4,)
     assert float(out["y"].sum()) == pytest.approx(2)
 
 
 def test_nothing_asked_for_leaves_floats_and_labels_alone():
     floats = batch(dtype=np.float32)
-    out = augment.transform(floats, KEYS[0], augment="none", mix="none", mix_alpha=1.0, sum_groups=False, classes=5)
+    out = transform(floats)
     assert out["x"] is floats["x"]
     assert out["y"] is floats["y"]
 
@@ -137,14 +167,14 @@ def test_nothing_asked_for_leaves_floats_and_labels_alone():
 def test_weights_make_a_mean_the_sum_of_the_groups_means():
     group = jnp.asarray([[0, 0, 0, 1], [1, 0, 1, 0]])
     one = {"x": jnp.ones((2, 4, 3)), "y": jnp.zeros((2, 4), jnp.int32), "group": group}
-    out = augment.transform(one, KEYS[0], augment="none", mix="none", mix_alpha=1.0, sum_groups=True, classes=5)
+    out = transform(one, sum_groups=True)
     losses = np.array([[1.0, 2.0, 6.0, 10.0], [1.0, 2.0, 3.0, 4.0]])
     np.testing.assert_allclose((np.asarray(out["weight"]) * losses).mean(1), [3 + 10, 2 + 3], rtol=1e-6)
 
 
 def test_streams_and_steps_have_their_own_random_numbers():
     seen = []
-    section = {"augment": "crop_flip", "mix": "none", "mix_alpha": 1.0, "sum_groups": False}
+    section = {"augment": "crop_flip", "mix": "none", "mix_alpha": 1.0, "mix_probability": 1.0, "sum_groups": False}
 
     def remember(state, batches):
         seen.append(batches)

@@ -39,8 +39,6 @@ def tiny(name: str, folder: pathlib.Path):
     config.meta.steps = 2
     config.updates, config.updates_per_call, config.eval.every = 4, 4, 4
     config.m2m.steps = 2
-    if config.clean.share == 0.002:  # of 95 images, not of 5,045
-        config.clean.share = 0.11
     return config
 
 
@@ -63,6 +61,13 @@ def test_the_papers_settings(folder):
     assert (severe.model.width, severe.model.stages, severe.meta.steps) == (64, (2, 2, 2, 2), 80)
     assert (severe.support.batch_size, severe.query.batch_size, severe.meta.inner_lr) == (20, 30, 0.01)
     assert (moderate.data.imbalance, moderate.loss.beta, moderate.optimizer.lr) == ("moderate", 0.99, 0.02)
+    for row, mix, probability in (
+        ("cutmix", "cutmix", 0.5),
+        ("over_cutmix", "cutmix", 0.5),
+        ("over_mixup", "mixup", 1),
+    ):
+        stream = cifar10_config.get_config(f"severe,{row}").train
+        assert (stream.mix, stream.mix_alpha, stream.mix_probability) == (mix, 1, probability)
     # 350 passes over the over-sampled data, which is as large as the balanced data: 50,000 images on CIFAR-10.
     severe.data.dir = str(folder)
     assert train.build(config_lib.validate(severe)).updates == math.ceil(350 * 10 * 50 / (80 * 30))

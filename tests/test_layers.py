@@ -11,7 +11,7 @@ ROOT = pathlib.Path(mbjax.__file__).parent
 # From the top down, as DESIGN has it. A module may import those in later rows, and its own package.
 LAYERS = [
     {"main"}, {"compare"}, {"cli"}, {"train"}, {"report"}, {"evaluation"}, {"methods"}, {"meta"}, {"devices"},
-    {"sampling"}, {"data"}, {"models"}, {"augment", "losses"}, {"state", "config"}, {"types"},
+    {"sampling"}, {"data"}, {"models"}, {"augment", "losses"}, {"meta_checks", "state", "config"}, {"types"},
 ]  # fmt: skip
 HEIGHT = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_class_weight
 
 from mbjax import losses, models
 from mbjax.types import UserError
@@ -199,14 +200,26 @@ def test_cosface_of_a_case_by_hand():
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.999, 0.9999])
-def test_class_weights_sum_to_the_number_of_classes(beta):
+def test_effective_weights_sum_to_the_number_of_classes(beta):
     weights = losses.effective_weights(COUNTS, beta)
     expected = (1 - beta) / (1 - beta**COUNTS)
     np.testing.assert_allclose(weights, expected * 4 / expected.sum(), rtol=1e-11)
-    inverse = losses.inverse_weights(COUNTS)
-    np.testing.assert_allclose(np.asarray(inverse) * COUNTS, float(inverse[0]) * COUNTS[0], rtol=1e-12)
     assert weights.sum() == pytest.approx(4, rel=1e-12)
-    assert inverse.sum() == pytest.approx(4, rel=1e-12)
+
+
+@pytest.mark.parametrize("counts", [COUNTS, np.array([5, 5000, *[5] * 8])])
+def test_inverse_weights_are_scikit_learns_balanced_ones_of_mean_1_over_the_examples(counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    expected = compute_class_weight("balanced", classes=np.arange(len(counts)), y=labels)
+    weights = losses.inverse_weights(counts)
+    np.testing.assert_allclose(weights, expected, rtol=1e-12)
+    assert np.asarray(weights)[labels].mean() == pytest.approx(1, rel=1e-12)
+
+
+def test_a_class_without_examples_leaves_the_inverse_weights_of_the_others_alone():
+    weights = np.asarray(losses.inverse_weights(np.array([30, 0, 10])))
+    np.testing.assert_allclose(weights[[0, 2]], [40 / (2 * 30), 40 / (2 * 10)], rtol=1e-12)
+    assert weights[1] == pytest.approx(40 / 2)  # as of a class of one
 
 
 @pytest.mark.parametrize("class_weight", ["inverse", "effective"])

@@ -1,5 +1,6 @@
 """The meta-step against closed forms, finite differences and itself, in float64."""
 
+import collections
 import functools
 from typing import Any
 
@@ -286,6 +287,61 @@ def test_running_statistics_are_the_mean_over_pairs_of_each_pairs(model_state_fr
         assert state.model_state["mean"] == pytest.approx(np.mean(expected), rel=1e-12)
 
 
+COUNTERS = {"steps": (np.int32, 10), "long": (np.int32, 2**30 + 1), "short": (np.uint8, 251), "ids": (np.uint32, 2**31)}
+
+
+def counting(params, model_state, batch, rng):
+    """Integers and bools in the state and in the metrics; pairs whose batch is negative count by −3, others by 1."""
+    change = jnp.where(batch < 0, -3, 1)
+    counts = {name: model_state[name] + change.astype(dtype) for name, (dtype, _) in COUNTERS.items()}
+    state = {**counts, "seen": model_state["seen"] | True, "mean": model_state["mean"] + params * batch}
+    return params * batch, (state, {"correct": (batch > 2).astype(jnp.int32), "large": batch > 2, "one": 1})
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("chunk", [1, 3, 4])
+@pytest.mark.parametrize("weights", [None, [0.5] * 4, [0.1, 0.7, 0.3, 0.2], [True, True, False, True]], ids=str)
+def test_counters_and_flags_of_the_state_are_exact_and_metrics_that_count_are_means(weights, chunk, devices):
+    tx = optax.sgd(0.0)
+    x, z = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 3.0, 5.0, 1.0])
+    model_state = {name: jnp.array(value, dtype) for name, (dtype, value) in COUNTERS.items()}
+    model_state |= {"seen": jnp.array(False), "mean": jnp.array(7.0)}
+    state = TrainState.create(params=jnp.array(2.0), tx=tx, rng=jax.random.key(0), model_state=model_state)
+    step: Any = make_meta_step(
+        counting, tx, inner_lr=0.0, pairs_per_chunk=chunk, axis_name="d" if devices == 2 else None
+    )
+    if devices == 2:
+        mesh, (whole, parts) = Mesh(np.array(jax.devices()), ("d",)), (PartitionSpec(), PartitionSpec("d"))
+        step = jax.shard_map(step, mesh=mesh, in_specs=(whole, parts, parts, parts), out_specs=(whole, whole))
+    state, metrics = step(state, x, z, None if weights is None else jnp.array(weights))
+    for name, (dtype, value) in COUNTERS.items():
+        assert state.model_state[name].dtype == dtype
+        assert int(state.model_state[name]) == value + 2, name  # once in each pass
+    assert state.model_state["seen"].dtype == bool
+    assert bool(state.model_state["seen"])
+    shares = np.array(weights or [1.0] * 4, float)
+    mean = lambda values: np.average(values, weights=shares)  # noqa: E731
+    assert state.model_state["mean"] == pytest.approx(mean(7 + 2 * (x + z)), rel=1e-12)
+    assert metrics["support_correct"] == metrics["support_large"] == pytest.approx(mean(x > 2), rel=1e-12)
+    assert metrics["query_correct"] == metrics["query_large"] == pytest.approx(mean(z > 2), rel=1e-12)
+    assert metrics["query_one"] == pytest.approx(1, rel=1e-12)
+    assert all(jnp.issubdtype(value.dtype, jnp.floating) for value in metrics.values())
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_counters_that_differ_between_pairs_become_their_rounded_mean(chunk):
+    tx = optax.sgd(0.0)
+    model_state = {name: jnp.array(value, dtype) for name, (dtype, value) in COUNTERS.items()}
+    model_state |= {"seen": jnp.array(False), "mean": jnp.array(0.0)}
+    state = TrainState.create(params=jnp.array(1.0), tx=tx, rng=jax.random.key(0), model_state=model_state)
+    step = make_meta_step(counting, tx, inner_lr=0.0, pairs_per_chunk=chunk, model_state_from="query")
+    state, _ = step(state, np.zeros(3), np.array([-1.0, -1.0, 1.0]))
+    assert {name: int(state.model_state[name]) - value for name, (_, value) in COUNTERS.items()} == dict.fromkeys(
+        COUNTERS,
+        -2,  # −3, −3 and 1 are −5/3 in the mean
+    )
+
+
 @pytest.mark.parametrize("grad_mode", ["reverse", "mixed"])
 def test_running_statistics_reach_the_query_pass_without_a_gradient(grad_mode):
     def loss_fn(params, model_state, batch, rng):
@@ -405,3 +461,148 @@ def test_a_large_classifier_is_not_copied_for_each_pair():
         memory = step.lower(state, batch, batch).compile().memory_analysis()
         peaks.append(memory.temp_size_in_bytes)
     assert peaks[1] - peaks[0] < classifier / 10
+
+
+def pairs_of(support: int, query: int, **weights: Any) -> tuple[Any, ...]:
+    """A state of `linear`, and batches of so many pairs."""
+    state = TrainState.create(params=jnp.ones(3), tx=optax.sgd(0.1), rng=jax.random.key(0))
+    batches = ({"x": np.ones((pairs, n, 3)), "y": np.ones((pairs, n))} for pairs, n in ((support, 6), (query, 5)))
+    return state, *batches, *weights.values()
+
+
+def linear(params, model_state, batch, rng):
+    return ((batch["x"] @ params - batch["y"]) ** 2).mean(), (model_state, {})
+
+
+def without_pairs(support, query):
+    return {name: array[0] for name, array in support.items()}, {name: array[0] for name, array in query.items()}
+
+
+@pytest.mark.parametrize(
+    ("support", "query", "weights", "message"),
+    [
+        (
+            8,
+            4,
+            None,
+            r"support\['x'\] is \[8, 6, 3\] and query\['x'\] is \[4, 5, 3\]: the first axis of every .* pairs",
+        ),
+        (4, 8, None, r"support\['x'\] is \[4, 6, 3\] and query\['x'\] is \[8, 5, 3\]: the first axis"),
+        (0, 0, None, r"support\['x'\] is \[0, 6, 3\]: there are no pairs"),
+        (8, 8, np.ones(4), r"weights is \[4\] for 8 pairs: \[8\] is needed"),
+        (8, 8, np.ones((8, 1)), r"weights is \[8, 1\] for 8 pairs: \[8\] is needed"),
+        (8, 8, np.ones(()), r"weights is \[\] for 8 pairs: \[8\] is needed"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("chunk", [1, 8])
+def test_batches_of_pairs_that_do_not_match_are_refused(support, query, weights, message, chunk):
+    step = make_meta_step(linear, optax.sgd(0.1), inner_lr=0.1, pairs_per_chunk=chunk)
+    with pytest.raises(ValueError, match=message) as caught:
+        step(*pairs_of(support, query), weights)
+    assert "\n" not in str(caught.value)
+
+
+def test_batches_without_the_axis_of_pairs_are_refused_where_that_can_be_told():
+    step = make_meta_step(linear, optax.sgd(0.1), inner_lr=0.1)
+    state, support, query = pairs_of(1, 1)
+    one = without_pairs(support, query)  # [6, 3] and [5, 3]: six pairs and five
+    with pytest.raises(ValueError, match=r"support\['x'\] is \[6, 3\] and query\['x'\] is \[5, 3\]: .* pairs"):
+        step(state, *one)
+    with pytest.raises(ValueError, match=r"support\['x'\] is \[1, 6, 3\] and support\['y'\] is \[6\]"):
+        step(state, {**support, "y": one[0]["y"]}, query)
+    with pytest.raises(ValueError, match=r"query\['tau'\] is a scalar: the first axis of every .* pairs"):
+        step(state, support, {**query, "tau": 0.5})
+    with pytest.raises(ValueError, match="support and query hold no array"):
+        step(state, {}, {})
+    # As many examples in both: the library's own loss sees labels without an axis.
+    step = make_meta_step(supervised_loss(models.build("mlp", outputs=1).apply), optax.sgd(0.1), inner_lr=0.1)
+    with pytest.raises(ValueError, match=r"the batch's y is a scalar: \[n\] is needed, and \[pairs, n\] of"):
+        step(state, one[0], one[0])
+
+
+def model_counts(change):
+    """A loss whose new state is made by `change` of the old one."""
+    return lambda params, state, batch, rng: (linear(params, state, batch, rng)[0], (change(state), {}))
+
+
+LOSSES: dict[str, tuple[Any, str]] = {
+    "three arguments": (lambda params, state, batch: linear(params, state, batch, None), "takes other arguments"),
+    "five arguments": (lambda p, s, b, r, more: linear(p, s, b, r), "takes other arguments"),
+    "no function": (3, "is int"),
+    "only a loss": (lambda *a: linear(*a)[0], r"returned float64\[\]"),
+    "only a loss of each example": (lambda p, s, b, r: b["x"] @ p, r"returned float64\[\d\]"),
+    "loss, state, metrics": (lambda p, s, b, r: (linear(p, s, b, r)[0], s, {}), "returned a tuple of 3"),
+    "loss, state": (lambda p, s, b, r: (linear(p, s, b, r)[0], s), r"returned \(loss, dict\)"),
+    "loss, None": (lambda p, s, b, r: (linear(p, s, b, r)[0], None), r"returned \(loss, NoneType\)"),
+    "loss of each example": (lambda p, s, b, r: (b["x"] @ p, (s, {})), r"returned a loss float64\[\d\]"),
+    "loss of a length": (lambda p, s, b, r: (linear(p, s, b, r)[0][None], (s, {})), r"returned a loss float64\[1\]"),
+    "integer loss": (lambda p, s, b, r: (jnp.array(1), (s, {})), r"returned a loss int64\[\]"),
+    "no loss": (lambda p, s, b, r: (None, (s, {})), "returned a loss NoneType"),
+    "metrics of no name": (lambda p, s, b, r: (linear(p, s, b, r)[0], (s, p.sum())), r"metrics float64\[\]"),
+    "state of another dtype": (
+        model_counts(lambda s: {**s, "mean": s["mean"].astype(jnp.float32)}),
+        r"model_state\['mean'\] is float64\[2\] at first and came back as float32\[2\]",
+    ),
+    "state of another shape": (
+        model_counts(lambda s: {**s, "mean": s["mean"][None]}),
+        r"model_state\['mean'\] is float64\[2\] at first and came back as float64\[1, 2\]",
+    ),
+    "state that lost a leaf": (
+        model_counts(lambda s: {}), r"model_state\['mean'\] is float64\[2\] at first and came back as nothing"
+    ),
+    "state with a new leaf": (
+        model_counts(lambda s: {**s, "n": jnp.ones(())}),
+        r"model_state\['n'\] is nothing at first and came back as float64\[\]",
+    ),
+    "state as a list": (
+        model_counts(lambda s: [*s.values()]), r"model_state\['mean'\] is float64\[2\] at first and came back as no"
+    ),
+    "state as another dict": (
+        model_counts(collections.OrderedDict), r"model_state: PyTreeDef\(.* came back as PyTreeDef\(.*OrderedDict"
+    ),
+    "state with a key": (
+        model_counts(lambda s: {**s, "key": s["key"]}), r"model_state\['key'\] is a random key, which has no mean"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ["loss_fn", "support_loss_fn"])
+@pytest.mark.parametrize("inner_lr", [0.1, 0.0])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_of_another_form_is_told_the_right_one(name, inner_lr, which):
+    loss_fn, message = LOSSES[name]
+    tx = optax.sgd(0.1)
+    _, *batches = pairs_of(4, 4)
+    model_state = {"mean": jnp.ones(2), **({"key": jax.random.key(0)} if "key" in name else {})}
+    state = TrainState.create(params=jnp.ones(3), tx=tx, rng=jax.random.key(0), model_state=model_state)
+    form = rf"{which}\(params, model_state, batch, rng\) -> \(scalar loss, \(new model_state, metrics dict\)\)"
+    with pytest.raises(TypeError, match=rf"^{which}.*{message}.*: {form} is needed") as caught:
+        make_meta_step(**{"loss_fn": linear, which: loss_fn}, tx=tx, inner_lr=inner_lr, pairs_per_chunk=2)(
+            state, *batches
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_the_loss_itself_is_its_own():
+    def loss_fn(params, model_state, batch, rng):
+        return linear(params, model_state, batch)  # pyright: ignore[reportCallIssue]
+
+    step = make_meta_step(loss_fn, optax.sgd(0.1), inner_lr=0.1)
+    with pytest.raises(TypeError, match=r"^linear\(\) missing 1 required positional argument: 'rng'"):
+        step(*pairs_of(2, 2))
+
+
+def test_losses_of_every_callable_kind_are_taken():
+    class Bound:
+        def loss(self, params, model_state, batch, rng):
+            return linear(params, model_state, batch, rng)
+
+        __call__ = loss
+
+    partial = functools.partial(lambda scale, *arguments: linear(*arguments), 2.0)
+    jitted: Any = jax.jit(linear)
+    for loss_fn in (Bound(), Bound().loss, partial, jitted):
+        step = make_meta_step(loss_fn, optax.sgd(0.1), inner_lr=0.1)
+        state, _ = step(*pairs_of(2, 2))
+        assert state.step == 1

@@ -37,6 +37,22 @@ def mesh_of(groups):
     return Mesh(np.array(jax.devices()).reshape(groups, -1), (parallel.AXIS, parallel.BATCH))
 
 
+@pytest.mark.parametrize("wrapper", ["shard_map", "pmap"])
+def test_batches_of_unequally_many_pairs_are_refused_before_they_are_padded(wrapper):
+    def loss_fn(params, model_state, batch, rng):
+        return params * batch.mean(), (model_state, {})
+
+    tx = optax.sgd(0.1)
+    step = make_meta_step(loss_fn, tx, inner_lr=0.1, axis_name=parallel.AXIS)
+    step = parallel.spread(step, mesh_of(2), wrapper=wrapper)
+    for pairs in ((8, 4), (4, 8), (5, 3)):
+        state = TrainState.create(params=jnp.array(1.0), tx=tx, rng=jax.random.key(0))
+        with pytest.raises(
+            ValueError, match=rf"support is \[{pairs[0]}, 6\] and query is \[{pairs[1]}, 6\]: the first"
+        ):
+            step(state, *(jnp.ones((n, 6)) for n in pairs))
+
+
 @functools.cache  # of one device's, which several tests compare with
 def updates(network, pairs, groups=0, *, wrapper: Any = "shard_map", chunk=80):
     """Parameters, the optimiser's state, running statistics and metrics after three updates in float64.

@@ -142,6 +142,25 @@ def weight_net(**changes):
     return {**config_lib.base().weight_net.to_dict(), **changes}
 
 
+@pytest.mark.parametrize("name", ["drw", "l2rw", "mw_net"])
+def test_weights_that_a_batch_brings_scale_its_losses(x64, name):
+    """As those of sum_groups; a method's weights come on top."""
+    config = config_lib.base().to_dict()
+    config["loss"] |= {"beta": 0.9, "deferred": 0.0}
+    sections = {key: value for key, value in config.items() if isinstance(value, dict)}
+    sections["weight_net"] |= {"normalize": True}
+    method = methods.build(name, linear_problem(class_counts=(50, 2)), sections)
+    state = method.init(0).replace(params=linear_params())
+    one, clean = draw(3, 12), draw(4, 6)
+    weighted = {**one, "weight": jnp.where(jnp.arange(12) < 8, 0.5, 2.0)}
+    none = {**one, "weight": jnp.zeros(12)}
+    new, plain, still = (
+        flat(method.step(state, {"train": train, "clean": clean})[0].params) for train in (weighted, one, none)
+    )
+    assert np.abs(new - plain).max() > 1e-3
+    np.testing.assert_array_equal(still, flat(state.params))
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 def test_an_mw_net_update_against_one_by_hand(x64, normalize):
     params, batch, clean = linear_params(), draw(3, 12), draw(4, 6)
@@ -223,6 +242,7 @@ def test_flipped_examples_end_with_smaller_weights(name):
 
 def test_class_weights_are_deferred(x64):
     params, batch = linear_params(), draw(3, 12)
+    batch["y"] = (jnp.arange(12) < 3).astype(int)  # not half of either class: the weights' mean is not 1
     loss = {"class_weight": "none", "beta": 0.9, "deferred": 0.3}
     problem = linear_problem(updates=10, lr=0.3, class_counts=(50, 2))
     drw = methods.build("drw", problem, {"train": {"batch_size": 12}, "loss": loss})
@@ -233,7 +253,7 @@ def test_class_weights_are_deferred(x64):
         state = drw.init(0).replace(params=params, step=jnp.int32(step))
         state, _ = drw.step(state, {"train": batch})
         each = weights[np.asarray(batch["y"])] if step >= 3 else np.ones(12)
-        np.testing.assert_allclose(flat(state.params), flat(params) - 0.3 * each @ grads / 12, rtol=1e-10)
+        np.testing.assert_allclose(flat(state.params), flat(params) - 0.3 * each @ grads / each.sum(), rtol=1e-10)
     with pytest.raises(UserError, match=r"config.loss.class_weight='inverse'.*leave it at \"none\""):
         methods.build("drw", problem, {"train": {"batch_size": 12}, "loss": {**loss, "class_weight": "inverse"}})
 
@@ -268,7 +288,7 @@ def test_a_population_of_settings_shares_one_program(name, loss):
 
 def test_the_clean_part_is_balanced_and_drawn_by_the_seed():
     y = np.repeat([0, 1, 2], [500, 60, 40])
-    draws = [splits.balanced_part(y, 0.05, seed=seed, classes="abc") for seed in (0, 0, 1)]
+    draws = [splits.balanced_part(y, 0.25, seed=seed, classes="abc") for seed in (0, 0, 1)]
     for rest, part in draws:
         assert np.bincount(y[part]).tolist() == [10, 10, 10]
         assert np.bincount(y[rest]).tolist() == [490, 50, 30]
@@ -278,21 +298,23 @@ def test_the_clean_part_is_balanced_and_drawn_by_the_seed():
 
 
 @pytest.mark.parametrize(
-    ("counts", "share", "message"),
-    [
-        ([100, 20], 0.001, r"share=0.001 of 120.* is 0 of each of 2 classes.*'b', has 20.*share=0.017 or more"),
-        ([100, 20], 0.4, r"share=0.4 of 120.* is 24 of each.*class 'b' has 20,.*share=0.3167 or less"),
-        ([100, 1], 0.1, r"class 'b' has 1: .* need 2 at least"),
-    ],
+    ("rarest", "share", "each"),
+    [(317, 0.2, 63), (5, 0.2, 1), (5, 0.001, 1), (5, 0.5, 3), (5, 0.99, 4), (2, 0.99, 1), (6, 0.75, 5)],
 )
-def test_a_clean_part_that_cannot_be_cut_names_the_class_and_the_way_out(counts, share, message):
-    y = np.repeat(np.arange(len(counts)), counts)
-    with pytest.raises(UserError, match=message) as error:
-        splits.balanced_part(y, share, seed=0, classes="ab")
-    assert "\n" not in str(error.value)
-    for advised in (word.split("=")[1] for word in str(error.value).split() if word.startswith("--config.clean.share")):
-        part = splits.balanced_part(y, float(advised), seed=0, classes="ab")[1]
-        assert np.bincount(y[part]).min() >= 1
+def test_the_clean_share_is_of_the_rarest_classs_examples(rarest, share, each):
+    y = np.repeat([0, 1, 2], [1000, rarest, 400])
+    part = splits.balanced_part(y, share, seed=0, classes="abc")[1]
+    assert np.bincount(y[part]).tolist() == [each] * 3
+
+
+def test_a_clean_part_needs_two_examples_of_each_class():
+    for y, message in (
+        ([0] * 100 + [1], "class 'b' has 1 training examples: .*need 2 at least"),
+        ([0] * 9, "class 'b' has 0"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            splits.balanced_part(np.array(y), 0.1, seed=0, classes="ab")
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["l2rw", "mw_net"])
@@ -300,7 +322,7 @@ def test_the_clean_part_is_kept_from_training(name):
     config = config_lib.base()
     config.method = name
     config.data.update(minority_count=5, test_count=20)
-    config.clean.share = 0.1
+    config.clean.share = 0.4
     config.updates = 2
     experiment = train.build(config_lib.validate(config))
     rest, clean = (experiment.streams[stream] for stream in ("train", "clean"))
@@ -313,8 +335,9 @@ def test_the_clean_part_is_kept_from_training(name):
 
 def test_the_configuration_is_checked():
     for key, value in {
-        "clean.share": 0.0, "clean.batch_size": 0, "weight_net.optimizer": "lamb", "weight_net.lr": 0.0,
-        "loss.beta": 1.0, "loss.deferred": 1.5, "loss.scale": 0.0, "loss.gamma": -1.0, "loss.class_weight": "balanced",
+        "clean.share": 0.0, "clean.batch_size": 0, "train.mix_probability": 1.5,
+        "weight_net.optimizer": "lamb", "weight_net.lr": 0.0, "loss.beta": 1.0, "loss.deferred": 1.5,
+        "loss.scale": 0.0, "loss.gamma": -1.0, "loss.class_weight": "balanced",
     }.items():  # fmt: skip
         config = config_lib.base()
         config.update_from_flattened_dict({key: value})

@@ -101,6 +101,9 @@ CONTENDERS: dict[str, Contender] = {
     # The paper's weight decay for fraud is 5e-2. Under it losses that are smaller than plain cross-entropy leave the
     # network constant, so these rows are there with the loan table's decay, too, beside naive training with it.
     "naive_light": _plain("naive, weight decay 5e-4", optimizer__weight_decay=5e-4),
+    "logit_adjustment_light": _plain(
+        "logit adjustment, weight decay 5e-4", loss__name="logit_adjustment", optimizer__weight_decay=5e-4
+    ),
     "class_balanced_light": _plain(
         "class-balanced loss, weight decay 5e-4",
         grid={"loss.beta": BETAS},

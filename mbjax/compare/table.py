@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from mbjax.compare.rows import CONTENDERS
 from mbjax.report.paper import ROC_AUC
-from mbjax.report.tables import interval_note, mean_and_error, paired_difference
+from mbjax.report.tables import difference_cell, interval_note, mean_and_error, paired_difference
 
 COLUMNS = {  # of a table, beside the score that is compared
     "average_precision": "average precision",
@@ -161,8 +161,7 @@ def _is_candidate(contender: str) -> bool:
 def _difference(values: pd.Series, groups: Mapping[str, Any], other: str, score: str, overlap: float) -> str:
     if other not in groups:
         return ""
-    mean, half, _ = paired_difference(values, groups[other][f"test_{score}"], overlap)
-    return f"{mean:+.4f} ± {half:.4f}"
+    return difference_cell(values, groups[other][f"test_{score}"], overlap)
 
 
 def _paper(figure: tuple[float, float | None] | None) -> str:

@@ -73,11 +73,12 @@ def hold_out(
 
 
 def balanced_part(y: np.ndarray, share: float, *, seed: int, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Draws a balanced part: `share` of all examples, rounded to equally many of each class.
+    """Draws a balanced part: `share` of the rarest class's examples, and as many of each other class.
 
     Args:
       y: class numbers, `[n]`.
-      share: of the examples, above 0 and below 1; `config.clean.share` in messages.
+      share: above 0 and below 1. The number is rounded to the nearest, but one example of each class is drawn at
+        least, and one at least is left.
       seed: of the draw.
       classes: the class names in the order of the class numbers.
 
@@ -85,26 +86,17 @@ def balanced_part(y: np.ndarray, share: float, *, seed: int, classes: Sequence[s
       `(rest, part)`: sorted indices into `y`.
 
     Raises:
-      UserError: the share is less than one example a class, or leaves a class with none.
+      UserError: a class has fewer than two examples.
     """
     counts = np.bincount(y, minlength=len(classes))
-    each, rarest = round(share * len(y) / len(classes)), int(counts.argmin())
-    shown = f"config.clean.share={share} of {len(y)} training examples is {each} of each of {len(classes)} classes"
+    rarest = int(counts.argmin())
     if counts[rarest] < 2:
         raise UserError(
-            f"{shown}, but class {classes[rarest]!r} has {counts[rarest]}: methods with a clean part need 2 at least; "
-            "add examples, merge the class with another, or choose another --config.method"
+            f"class {classes[rarest]!r} has {counts[rarest]} training examples: methods with a clean part "
+            "(config.clean) need 2 at least; add examples, merge the class with another, or choose another "
+            "--config.method"
         )
-    if each == 0:
-        raise UserError(
-            f"{shown} (the rarest, {classes[rarest]!r}, has {counts[rarest]}): "
-            f"choose --config.clean.share={len(classes) / len(y):.2g} or more"
-        )
-    if each >= counts[rarest]:
-        raise UserError(
-            f"{shown}, but class {classes[rarest]!r} has {counts[rarest]}, and some must be left to train on: "
-            f"choose --config.clean.share={(counts[rarest] - 1) * len(classes) / len(y):.4g} or less"
-        )
+    each = min(max(math.floor(share * counts[rarest] + 0.5), 1), counts[rarest] - 1)
     rng = np.random.default_rng([seed, _BALANCED_PART])
     drawn = [rng.choice(np.flatnonzero(y == number), each, replace=False) for number in range(len(classes))]
     part = np.sort(np.concatenate(drawn))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mbjax.meta_checks import count_pairs
 from mbjax.state import TrainState
 from mbjax.types import Batch, Metrics, PyTree, UserError
 
@@ -161,7 +162,7 @@ def spread(
         arrange = lambda x: x  # noqa: E731
 
     def step(state: TrainState, support: Batch, query: Batch) -> tuple[TrainState, Metrics]:
-        given = jax.tree.leaves(query)[0].shape[0]
+        given = count_pairs(support, query)
         rows = np.arange(padded(given, groups))
         if len(rows) > given:
             support, query = jax.tree.map(lambda x: x[rows % given], (support, query))

@@ -11,7 +11,7 @@ Scores = dict[str, float | list[float]]
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
-    """Expected calibration error: mean |accuracy − confidence| over equal-width bins, weighted by their size.
+    """Expected calibration error: mean `|accuracy − confidence|` over equal-width bins, weighted by their size.
 
     The confidence is the probability of the predicted class (Guo et al. 2017, "On Calibration of Modern Neural
     Networks", equation 3).

@@ -25,8 +25,10 @@ def build_drw(problem: Problem, *, train: dict[str, Any], loss: dict[str, Any]) 
     """Deferred re-weighting: plain training whose class weights start after a share `config.loss.deferred` of it.
 
     Cao et al. 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", section 3.3. The
-    weights are `losses.effective_weights` with `config.loss.beta`. It works with any loss: LDAM-DRW as published is
-    `config.loss.name="ldam"` on `config.model.head="cosine"` with β = 0.9999, after 0.8 of the updates.
+    weights are `losses.effective_weights` with `config.loss.beta`, and the loss is the weighted mean as published,
+    `Σ_i w_i ℓ_i / Σ_i w_i` over a batch, so that a batch of common classes alone counts in full. It works with any
+    loss: LDAM-DRW as published is `config.loss.name="ldam"` on `config.model.head="cosine"` with β = 0.9999, after 0.8
+    of the updates.
 
     Raises:
       UserError: the loss has class weights of its own.
@@ -42,7 +44,7 @@ def build_drw(problem: Problem, *, train: dict[str, Any], loss: dict[str, Any]) 
 
     def step(state: TrainState, batches: Mapping[str, Batch]) -> tuple[TrainState, Metrics]:
         weights = losses.example_weights(class_weights, batches["train"]["y"])
-        batch = {**batches["train"], "weight": jnp.where(state.step >= start, weights, 1)}
-        return plain.step(state, {"train": batch})
+        weights = jnp.where(state.step >= start, weights / weights.mean(), 1)
+        return plain.step(state, {"train": losses.reweighted(batches["train"], weights)})
 
     return Method(init=plain.init, step=step, streams=plain.streams, epoch_stream=plain.epoch_stream)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mbjax.losses import reweighted
 from mbjax.methods.base import Method, Problem, learning_rate
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
@@ -25,12 +26,13 @@ _MODEL_PASS, _VIRTUAL_PASS, _CLEAN_PASS = range(3)  # what is folded into an upd
 
 
 def example_losses(loss_fn: LossFn, params: Params, model_state: ModelState, batch: Batch, rng: jax.Array) -> jax.Array:
-    """The loss of each example, `[n]`, of a loss that is linear in `batch["weight"]`: `ℓ_i = n ∂/∂w_i (1/n) Σ w_j ℓ_j`.
+    """The loss of each example, `[n]`, of a loss that is linear in the weights: `ℓ_i = n ∂/∂w_i (1/n) Σ w_j ℓ_j`.
 
-    It costs a forward pass, which a compiler shares with a gradient of the same batch and random key.
+    A weight that the batch has is part of the example's loss. It costs a forward pass, which a compiler shares with a
+    gradient of the same batch and random key.
     """
     ones = jnp.ones(len(batch["y"]))
-    return len(ones) * jax.grad(lambda w: loss_fn(params, model_state, {**batch, "weight": w}, rng)[0])(ones)
+    return len(ones) * jax.grad(lambda w: loss_fn(params, model_state, reweighted(batch, w), rng)[0])(ones)
 
 
 def virtual_loss(
@@ -53,13 +55,13 @@ def virtual_loss(
       params: `θ`.
       model_state: the model's state before the update.
       train: the training batch of `n` examples.
-      weights: `w`, `[n]`.
+      weights: `w`, `[n]`; they multiply those that the batch has.
       clean: the clean batch.
       rng: the update's random key.
       lr: `η`.
     """
     rngs = [jax.random.fold_in(rng, number) for number in (_VIRTUAL_PASS, _CLEAN_PASS)]
-    grads = jax.grad(loss_fn, has_aux=True)(params, model_state, {**train, "weight": weights}, rngs[0])[0]
+    grads = jax.grad(loss_fn, has_aux=True)(params, model_state, reweighted(train, weights), rngs[0])[0]
     virtual = jax.tree.map(lambda p, g: p - (lr * g).astype(p.dtype), params, grads)
     return loss_fn(virtual, model_state, clean, rngs[1])[0]
 
@@ -97,7 +99,7 @@ def build_l2rw(problem: Problem, *, train: dict[str, Any], clean: dict[str, Any]
             problem.loss_fn, state.params, state.model_state, batches["train"], batches["clean"], rng
         )
         # The loss is a mean; times n, the weights sum the losses as published.
-        batch = {**batches["train"], "weight": weights * len(weights)}
+        batch = reweighted(batches["train"], weights * len(weights))
         state, metrics = problem.descend(state, batch, jax.random.fold_in(rng, _MODEL_PASS))
         return state, {**metrics, "clean_loss": clean_loss}
 
@@ -210,7 +212,7 @@ def build_mw_net(
         rng = jax.random.fold_in(rng, _MODEL_PASS)
         losses = example_losses(problem.loss_fn, state.params, state.model_state, batches["train"], rng)
         weights = weigh(net, weight_params, losses, normalize=weight_net["normalize"])
-        state, metrics = problem.descend(state, {**batches["train"], "weight": weights}, rng)
+        state, metrics = problem.descend(state, reweighted(batches["train"], weights), rng)
         state = state.replace(weight_params=weight_params, weight_opt_state=weight_opt_state)
         return state, {**metrics, "clean_loss": clean_loss, "mean_weight": weights.mean()}
 

@@ -102,7 +102,7 @@ def cut(dataset: Dataset, streams: Iterable[str], clean_share: float, *, seed: i
     """What each stream reads of the training data: the stream `clean` a balanced part of its own, the others the rest.
 
     Raises:
-      UserError: the share does not fit the data; see `mbjax.data.splits.balanced_part`.
+      UserError: a class has too few examples; see `mbjax.data.splits.balanced_part`.
     """
     train = dataset.train
     if "clean" not in streams:
