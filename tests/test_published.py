@@ -202,7 +202,7 @@ def weight_net(phi: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """1-100-1, ReLU and sigmoid."""
     bias, kernel, last_bias, last_kernel = np.split(phi, [100, 200, 201])
     hidden = losses[:, None] * kernel + bias
-    return 1 / (1 + np.exp(-(hidden * (hidden.real > 0) @ last_kernel + last_bias)))
+    return 1 / (1 + np.exp(-(hidden * (np.real(hidden) > 0) @ last_kernel + last_bias)))
 
 
 WEIGHT_NETS: dict[str, dict[str, Any]] = {
