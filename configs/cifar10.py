@@ -5,8 +5,8 @@
     python -m mbjax.main --config=configs/cifar10.py:small,naive         # severe, with a narrow ResNet, for a CPU
 
 `ROWS` lists the rows. Needs CIFAR-10 in the data folder (mbjax/data/images/cifar10.py says in what forms). `small`
-takes about one minute of one CPU core; results: docs/results.md. `severe` and `moderate` are for a GPU, not measured. The
-paper: MetaBalance 29.88% (severe) and 40.59% (moderate), naive training 16.14% and 31.52%.
+takes about one minute of one CPU core; results: docs/results.md. `severe` and `moderate` are for a GPU, not measured.
+The paper: MetaBalance 29.88% (severe) and 40.59% (moderate), naive training 16.14% and 31.52%.
 """
 
 from typing import Any

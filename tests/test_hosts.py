@@ -204,6 +204,22 @@ def test_a_job_that_loses_a_process_ends_and_goes_on_elsewhere(name, tmp_path):
         np.testing.assert_allclose(resumed, expected, rtol=0, atol=2e-5 * max(1, np.abs(expected).max()))
 
 
+def test_processes_set_a_damaged_checkpoint_aside_once(tmp_path):
+    options = ["--config.updates=3", "--config.eval.every=1", "--config.parallel=shard_map"]
+    (one,) = start(tmp_path, *options, devices=2)
+    assert one.communicate(timeout=200)[0]
+    (tmp_path / "result.json").unlink()
+    for file in (tmp_path / "checkpoints" / "3").rglob("*"):
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
+    both = start(tmp_path, *options, processes=2, devices=1)
+    outputs = [process.communicate(timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert "".join(outputs).count("checkpoint 3 is damaged") == 1
+    assert json.loads((tmp_path / "result.json").read_text())["resumed_at"] == 2
+    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["1", "2", "3", "damaged-3"]
+
+
 def test_processes_that_differ_or_fail_end_together(tmp_path):
     several = start(tmp_path / "job", "--config.updates=20", processes=1)  # leaves a folder of another configuration
     assert several[0].communicate(timeout=200)[0]

@@ -15,7 +15,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from configs import cifar10
-from mbjax import augment, models, train
+from mbjax import augment, methods, models, train
 from mbjax import config as config_lib
 from mbjax.methods import m2m
 
@@ -29,7 +29,7 @@ LR, DECAY = 0.3, 0.1
 # What the tests share: a method of mbjax, an update of it, and NumPy's linear classifier.
 
 
-def build(changes: dict[str, Any], shape: tuple[int, ...] = (3,)) -> train.methods.Method:
+def build(changes: dict[str, Any], shape: tuple[int, ...] = (3,)) -> methods.Method:
     """A method with the settings of `changes`, plain SGD, on a linear classifier of inputs of a shape."""
     config = config_lib.base()
     config.optimizer.update(momentum=0.0, nesterov=False, weight_decay=DECAY)
@@ -41,7 +41,7 @@ def build(changes: dict[str, Any], shape: tuple[int, ...] = (3,)) -> train.metho
     )  # fmt: skip
 
 
-def start(method: train.methods.Method, step: int = 0, seed: int = 0) -> Any:
+def start(method: methods.Method, step: int = 0, seed: int = 0) -> Any:
     """The state before an update, all of it float64, with weights that are not small."""
     state = jax.tree.map(
         lambda a: a.astype(float) if jnp.issubdtype(a.dtype, jnp.floating) else a, method.init(0)

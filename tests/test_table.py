@@ -129,6 +129,19 @@ class TestValues:
         np.testing.assert_allclose(dataset.test.x[:][:, [1, 2]], 0, atol=1e-6)
         assert "column 'x2': no value in the training part, 0 everywhere" in dataset.notes
 
+    def test_columns_that_are_empty_or_zero_in_training_alone_are_zero(self, tmp_path):
+        x, y = values()
+        dataset = load(write_arrays(tmp_path / "a", x, y))
+        trained = np.isin(np.arange(N), file_rows(dataset.train))
+        x[trained, 1:3] = np.nan
+        x[trained, 3] = 0
+        for plain in ([], ["x1", "x3"]):
+            dataset = load(write_arrays(tmp_path / "a", x, y, plain=plain))
+            np.testing.assert_array_equal(dataset.test.x[:][:, 1:3], 0)
+            assert "column 'x2': no value in the training part, 0 everywhere" in dataset.notes
+            # Of a number that is constant in training, 0 is a value as any other: only its scale is unknown.
+            np.testing.assert_array_equal(dataset.test.x[:][:, 3], 0 if plain else x[file_rows(dataset.test), 3])
+
     def test_means_do_not_depend_on_the_size_of_what_is_read_at_a_time(self, arrays, monkeypatch):
         whole = load(arrays).test.x[:]
         for file in arrays.glob("scaling-*"):
@@ -304,6 +317,31 @@ class TestFiles:
         np.testing.assert_array_equal(raw[:3, 2:], [[1, 1, 0, 1], [np.nan, 2, 1, 0], [0, np.nan, 0, 0]])
         assert raw[6, 1] == 1.5
         assert any("'day' left out: timestamp" in note for note in dataset.notes)
+
+    def test_a_category_that_no_training_row_has_is_zero_everywhere(self, tmp_path):
+        table_of = frame()
+        table_of.to_parquet(tmp_path / "first.parquet")
+        options = {"target": "label", "validation_share": 0.25}
+        first = load(tmp_path / "first.parquet", prepared=str(tmp_path / "first"), **options)
+        rows = {name: file_rows(split) for name, split in first.splits.items()}  # the split does not depend on values
+        table_of.loc[rows["test"][::3], "color"] = "violet"
+        table_of.loc[rows["validation"][::3], "color"] = "amber"
+        table_of.to_parquet(tmp_path / "t.parquet")
+        dataset = self.prepared(tmp_path / "t.parquet", tmp_path, validation_share=0.25)
+        names = json.loads((tmp_path / "prepared" / "columns.json").read_text())["names"]
+        for name, split in dataset.splits.items():
+            assert np.array_equal(file_rows(split), rows[name])
+            for color in ("amber", "violet"):
+                np.testing.assert_array_equal(split.x[:][:, names.index(f"color={color}")], 0)
+            for color in ("blue", "green", "red"):
+                known = (table_of["color"] == color).to_numpy()[rows[name]]
+                np.testing.assert_array_equal(split.x[:][:, names.index(f"color={color}")], known)
+        assert "0 everywhere, for no training row has it: 'color=amber', 'color=violet'" in dataset.notes
+        assert not any("no training row" in note for note in first.notes)
+        train_part = load(tmp_path / "prepared", seed=1).train  # another one, which has it
+        violet = (table_of["color"] == "violet").to_numpy()[file_rows(train_part)]
+        assert violet.any()
+        np.testing.assert_array_equal(train_part.x[:][:, names.index("color=violet")], violet)
 
     def test_many_categories_share_a_feature(self, tmp_path):
         table_of = frame()

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from mbjax import config as config_lib
-from mbjax import data, losses, methods, report, train
+from mbjax import data, losses, methods, models, report, train
 from mbjax.train import checkpoint, loop
 from mbjax.types import Split, UserError
 
@@ -229,6 +229,27 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
         result = train.train_and_evaluate(config, tmp_path)
     assert "checkpoint 30 is damaged" in caplog.text
     assert result["resumed_at"] == 20
+    assert sorted(f.name for f in (tmp_path / "checkpoints").iterdir()) == ["10", "20", "30", "damaged-30"]
+    assert_same_bits(final_params(tmp_path, config), expected)
+
+
+def checkpoint_bytes(workdir):
+    return {f: f.read_bytes() for f in (workdir / "checkpoints").rglob("*") if f.is_file()}
+
+
+def test_a_run_whose_model_changed_under_the_same_config_is_refused(tmp_path, monkeypatch):
+    config = small_config()
+    train.train_and_evaluate(config, tmp_path)
+    expected = final_params(tmp_path, config)
+    (tmp_path / "result.json").unlink()
+    before = checkpoint_bytes(tmp_path)
+    build = models.build
+    monkeypatch.setattr(models, "build", lambda *names, **options: build(*names, **{**options, "hidden": (16, 8)}))
+    with pytest.raises(UserError, match=r"checkpoint 30 in .* is of another network .*16, 16\] there and"):
+        train.train_and_evaluate(config, tmp_path)
+    assert checkpoint_bytes(tmp_path) == before
+    monkeypatch.undo()
+    train.train_and_evaluate(config, tmp_path)
     assert_same_bits(final_params(tmp_path, config), expected)
 
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mbjax.data.images.labelled import SUFFIXES, host_images
+from mbjax.data.images import host_images
+from mbjax.data.images.labelled import SUFFIXES
 from mbjax.data.people import drawn_faces
 from mbjax.data.sources import find_own
 from mbjax.types import Dataset, HostArray, Split, UserError

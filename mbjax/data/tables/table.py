@@ -21,6 +21,7 @@ import numpy as np
 from mbjax.data.sources import find_own
 from mbjax.data.tables import table_files, table_reader
 from mbjax.data.tables.table_reader import Rows, Scaling, Table
+from mbjax.data.tables.tabular import listed
 from mbjax.types import Dataset, Split, UserError, count_classes
 
 log = logging.getLogger("mbjax")
@@ -46,8 +47,9 @@ def load(
     A random subset of the blocks is the test part, so classes have their shares in it by chance. A block has 256 rows,
     1,024 where there are 4 million rows or more, and fewer where these would be more than 128 KiB. Features get mean 0
     and variance 1 over the training part when they are read, but those named plain; a missing value becomes the
-    training part's mean. For that all of `x.npy` is gone through once; what comes of it is kept in its folder, if that
-    can be written to.
+    training part's mean. A feature without a value in the training part, or a plain one that is zero in all of it (a
+    category that only other rows have), is zero everywhere. For that all of `x.npy` is gone through once; what comes of
+    it is kept in its folder, if that can be written to.
 
     Args:
       seed: of the split.
@@ -230,7 +232,10 @@ def _sample(y: np.ndarray, count: int, block: int) -> np.ndarray:
 def _scaling(folder: Path, table: Table, train: np.ndarray, columns: Columns) -> Scaling:
     """What the training part's statistics make of raw values; kept in the folder for the next start."""
     stat = (folder / "x.npy").stat()
-    about = (stat.st_size, stat.st_mtime_ns, columns.plain.tolist(), hashlib.sha256(train.tobytes()).hexdigest())
+    made_by = 2  # changes with what `_fit` makes of the same table
+    about = (
+        made_by, stat.st_size, stat.st_mtime_ns, columns.plain.tolist(), hashlib.sha256(train.tobytes()).hexdigest()
+    )  # fmt: skip
     file = folder / f"scaling-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.npz"
     try:
         with np.load(file) as arrays:
@@ -265,6 +270,7 @@ def _fit(source: str, table: Table, train: np.ndarray, columns: Columns) -> Scal
             moments.add(x[rows])
     empty, mean = moments.count == 0, moments.mean
     shift, factor = np.where(columns.plain, 0, mean), np.where(columns.plain, 1, 1 / moments.deviation())
+    factor[empty | (columns.plain & moments.zero())] = 0  # of what no training row has nothing was learned
     fill = np.where(columns.plain, mean, 0)
     floats = [array.astype(np.float32) for array in (shift, factor, fill)]
     return Scaling(*floats, missing=missing, empty=empty, digest=np.array(sha.hexdigest()))
@@ -293,6 +299,10 @@ class _Moments:
         self.mean += step * count / total
         self.count += count
 
+    def zero(self) -> np.ndarray:
+        """Whether every value is zero."""
+        return (self.mean == 0) & (self._squares == 0)
+
     def deviation(self) -> np.ndarray:
         """The standard deviation; 1 where there is none but for rounding, as scikit-learn has it."""
         n, eps = np.maximum(self.count, 1), np.finfo(np.float64).eps
@@ -317,3 +327,7 @@ def _missing_notes(columns: Columns, scaling: Scaling) -> Iterator[str]:
             yield f"column {name!r}: no value in the training part, 0 everywhere"
         elif missing:
             yield f"column {name!r}: {missing} missing values are the training part's mean"
+    unseen = (scaling.factor == 0) & ~scaling.empty
+    if unseen.any():
+        names = [name for name, dead in zip(columns.names, unseen, strict=True) if dead]
+        yield f"0 everywhere, for no training row has it: {listed(names)}"

@@ -65,6 +65,9 @@ def prepare(place: Path, folder: Path, *, target: str, drop: Sequence[str]) -> N
     note: strings that name the row (more than `MAX_CATEGORIES` values, and more than half as many as rows, or more than
     10,000), and types that are neither (dates).
 
+    The split is not known here, so all rows say which features there are: which values occur, which are the rarest, and
+    which columns name the row. `mbjax.data.tables.table.load` makes those that no training row has zero.
+
     Args:
       place: a Parquet or CSV file, or a folder of Parquet files.
       folder: what to make; it gets its name when all of it is written.
@@ -261,7 +264,9 @@ def _columns(
             else:
                 categories.append(_category(column, counter))
                 if len(counter) > MAX_CATEGORIES:
-                    notes.append(f"column {column!r}: the rarest of its {len(counter)} values share one feature")
+                    notes.append(
+                        f"column {column!r}: the rarest of its {len(counter)} values, in all rows, share one feature"
+                    )
                 if missing:
                     notes.append(f"column {column!r}: {missing} missing values have zeros in all of its features")
     return numbers + categories, notes
