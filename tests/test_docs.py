@@ -34,18 +34,22 @@ def commands(text: str) -> list[str]:
     return [line for line in (*shell.splitlines(), *inline) if line.strip() and not line.startswith("#")]
 
 
+def source_of(module: str) -> str:
+    """What `python -m module` runs."""
+    path = ROOT / module.replace(".", "/")
+    return (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+
+
 def check(command: str) -> None:
     """Raises unless the script or module, its flags, its configuration file and the keys of that exist."""
     words = shlex.split(command, comments=True)
     if "-m" in words:
         start = words.index("-m") + 1
-        module = ROOT / words[start].replace(".", "/")
-        source = (module / "__main__.py" if module.is_dir() else module.with_suffix(".py")).read_text()
+        source = source_of(words[start])
     else:
         start = next(i for i, word in enumerate(words) if word.startswith("launch/"))
         source = (ROOT / words[start]).read_text()
-        modules = set(re.findall(r"-m mbjax\.(\w+)", source)) - {"report"}
-        source += "".join((ROOT / "mbjax" / f"{module}.py").read_text() for module in modules)
+        source += "".join(map(source_of, set(re.findall(r"-m (mbjax\.\w+)", source)) - {"mbjax.report"}))
     options = [word for word in words[start + 1 :] if word.startswith("--")]
     settings = [option for option in options if option.startswith("--config")]
     for option in set(options) - set(settings):
