@@ -112,6 +112,7 @@ def base() -> Config:
             "tau": 1.0,  # of logit_adjustment
             "max_margin": 0.5,  # of ldam
             "margin": 0.35,  # of cosface
+            "margin_warmup": 0.0,  # the share of the updates in which the margin of ldam and cosface grows from 0
             "scale": 30.0,  # of ldam and cosface
             "deferred": 0.8,  # method drw: class weights start after this share of the updates
         },
@@ -155,8 +156,11 @@ FACES_ROWS: dict[str, dict[str, Any]] = {
     "first_order": {"meta": {"grad_mode": "first_order"}},
     "no_adaptation": {"meta": {"inner_lr": 0.0}},
     "no_adaptation_query": {"meta": {"inner_lr": 0.0, "model_state_from": "query"}},
-    # As many query images an update, and as many updates, as MetaBalance.
-    "large_batch": {"method": "erm", "train": {"sampler": "over", "balance": "group", "batch_size": 4 * 128}},
+    # As many query images an update, drawn and weighed as they are, and as many updates, as MetaBalance.
+    "large_batch": {
+        "method": "erm",
+        "train": {"sampler": "class_balanced", "balance": "group", "sum_groups": True, "batch_size": 4 * 128},
+    },
 }  # fmt: skip
 
 
@@ -177,7 +181,7 @@ def identification() -> Config:
         config[name].augment = "crop_flip"
     config.meta.update(steps=4, inner_lr=0.01, beta=0.0)
     config.optimizer.update(
-        lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, decay_batch_norm=False, schedule="step",
+        lr=0.1, momentum=0.9, nesterov=False, weight_decay=5e-4, decay_batch_norm=False, schedule="step",
         drops=(50 / 120, 100 / 120),
     )  # fmt: skip
     config.epochs = 120
@@ -238,7 +242,7 @@ def validate(config: Config) -> Config:
     for key in ("optimizer.momentum", "weight_net.momentum", "loss.beta", "m2m.beta"):
         check(key, "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
     check("clean.share", "a number above 0 and below 1 is needed", lambda x: 0 < x < 1)
-    for key in ("loss.deferred", "m2m.deferred", "m2m.gamma"):
+    for key in ("loss.deferred", "loss.margin_warmup", "m2m.deferred", "m2m.gamma"):
         check(key, "a number from 0 to 1 is needed", lambda x: 0 <= x <= 1)
     check("meta.warmup", "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
     check(
