@@ -194,11 +194,11 @@ def test_streams_and_steps_have_their_own_random_numbers():
 
 
 def test_the_margins_share_grows_with_the_step_and_only_where_it_is_asked_for():
-    section = {"augment": "none", "mix": "none", "mix_alpha": 1.0, "sum_groups": False}
-    seen = []
+    section = {"augment": "none", "mix": "none", "mix_alpha": 1.0, "mix_probability": 1.0, "sum_groups": False}
+    seen: Any = []
     options = {"classes": 5, "image": True, "with_margin": ["query"], "margin_updates": 8}
     step = augment.before(
-        lambda state, batches: seen.append(batches), {"support": section, "query": section}, **options
+        lambda state, batches: (state, seen.append(batches) or {}), {"support": section, "query": section}, **options
     )
 
     class State:

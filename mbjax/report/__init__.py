@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from mbjax.report import faces, plots
 from mbjax.report.analysis import draw_note, match_table, with_priors
 from mbjax.report.plots import make_folder, plot_groups, plot_run
-from mbjax.report.tables import compare_runs, describe, load_runs, paired_difference
+from mbjax.report.tables import compare_runs, describe, load_runs, overlap_of, paired_difference
 from mbjax.types import UserError
 
 __all__ = [
@@ -73,4 +73,6 @@ def compare(
         first = {name: scores[0] for name, scores in rows.items()}
         plots.verification_figure(first).savefig(figures / "verification.png", dpi=150)
     paper_rows = faces.PAPER if paper == "celeba" else None
-    return faces.table3(rows, groups=names, seeds=seeds, reference=reference, paper=paper_rows)
+    return faces.table3(
+        rows, groups=names, seeds=seeds, reference=reference, overlap=overlap_of(runs), paper=paper_rows
+    )

@@ -32,6 +32,7 @@ def table3(
     groups: Sequence[str] = ("female", "male"),
     seeds: Mapping[str, Sequence[int]] | None = None,
     reference: str | None = None,
+    overlap: float = 0.0,
     paper: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
     """A table of Table 3's form: rank-1 accuracy in all and of two groups, and the gap, in per cent.
@@ -43,6 +44,7 @@ def table3(
       seeds: those of each row's runs, in their order; 0, 1, … if not given. Where some row shares 3 or more with the
         reference, a column has the paired differences in `total` from it.
       reference: the row that the differences are taken from; the first by default.
+      overlap: of the seeds' splits, see `mbjax.report.tables.paired_difference`.
       paper: the paper's figures, `PAPER`, beside rows named as they are (`over`, `Over-sampling` and `oversampling`
         alike); keys `"total"` and the groups.
 
@@ -68,10 +70,12 @@ def table3(
         for name, runs in rows.items()
     }  # fmt: skip
     differences = {
-        name: tables.paired_difference(total, totals[reference]) for name, total in totals.items() if name != reference
+        name: tables.paired_difference(total, totals[reference], overlap)
+        for name, total in totals.items()
+        if name != reference
     }
     if any(shared >= 3 for _, _, shared in differences.values()):
-        head.append(f"total: paired difference from “{reference}” (95% interval)")
+        head.append(f"total: Δ vs {reference} (95% CI)")
         for row in cells:
             mean, half, shared = differences.get(row[0], (0.0, 0.0, 0))
             row.append(f"{mean:+.2f} ± {half:.2f}" if shared >= 3 else "")
@@ -82,7 +86,9 @@ def table3(
     errors = ["mean ± standard error over seeds"] if several else []
     if any(len(runs) == 1 for runs in rows.values()):
         errors.append("of one seed, in brackets, the 95% bootstrap interval over identities")
-    note = f"Rank-1 accuracy in per cent; {'; '.join(errors)}. The gap is {groups[1]} less {groups[0]}."
+    note = f"Rank-1 accuracy in per cent; {'; '.join(errors)}. The gap is {groups[1]} minus {groups[0]}."
+    if len(head) > 2 + len(columns) and "Δ" in head[2 + len(columns)]:
+        note += f" {tables.interval_note(overlap)}"
     return f"{markdown(head, cells)}\n\n{note}"
 
 
