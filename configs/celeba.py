@@ -24,6 +24,7 @@ def get_config(row: str = "metabalance") -> Config:
         size=112,
         group="Male",  # the attribute that makes the groups
         test_identities=1000,
+        validation_identities=0,  # more of them, scored as "validation": to choose settings by
         identities=config_dict.placeholder(int),  # how many to train on; all others if None
         scarce_group="female",
         removed_share=0.9,

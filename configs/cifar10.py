@@ -84,10 +84,10 @@ def get_config(name: str = "severe") -> Config:
 
 
 def small(config: Config) -> Config:
-    """The severe scenario for a CPU: a narrow, shallow ResNet, few updates, and equally many images seen by every row.
+    """The severe scenario for a CPU: a narrow, shallow ResNet, few updates, and 48,000 images read in every row.
 
-    MetaBalance sees 120 · 8 · (20 + 30) = 48,000 images, support and query; the others as many in batches of 20 (clean
-    images, of which mw_net and l2rw read 10 an update besides, do not count).
+    MetaBalance reads 120 · 8 · (20 + 30), support and query; mw_net and l2rw 1,600 · (20 + 10), training and clean; the
+    others 2,400 · 20.
     """
     config.model.update(width=16, stages=(1, 1, 1), stem_stride=2)
     config.meta.steps = 8
@@ -95,5 +95,6 @@ def small(config: Config) -> Config:
     config.updates = 120
     config.optimizer.lr = 0.05
     if config.method != "metabalance":
-        config.updates = 120 * 8 * (20 + 30) // 20
+        clean = config.clean.batch_size if config.method in ("mw_net", "l2rw") else 0
+        config.updates = 48_000 // (config.train.batch_size + clean)
     return config

@@ -5,7 +5,7 @@ stream. So nothing of it is stored, and a resumed run repeats it.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -182,7 +182,14 @@ def transform(
 
 
 def before(
-    step: Step, sections: Mapping[str, Mapping[str, Any]], *, classes: int, image: bool, groups: bool = False
+    step: Step,
+    sections: Mapping[str, Mapping[str, Any]],
+    *,
+    classes: int,
+    image: bool,
+    groups: bool = False,
+    with_margin: Collection[str] = (),
+    margin_updates: Any = 0,
 ) -> Step:
     """A method's step on batches that are transformed first.
 
@@ -192,6 +199,9 @@ def before(
       classes: how many there are.
       image: whether the examples are images, `[height, width, channels]`.
       groups: whether they have groups.
+      with_margin: the streams whose loss has a margin that grows. Their examples get the `"margin_share"` that it has
+        reached, `min(step / margin_updates, 1)`.
+      margin_updates: in how many updates, above 0; may be traced.
 
     Raises:
       UserError: an unknown name, or what is for images or groups where there are none.
@@ -210,12 +220,13 @@ def before(
 
     def transformed(state: TrainState, batches: Mapping[str, Batch]) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.fold_in(state.rng, _KEYS), state.step)
-        return step(
-            state,
-            {
-                name: transform(batches[name], jax.random.fold_in(rng, number), **options[name], classes=classes)
-                for number, name in enumerate(sorted(options))
-            },
-        )
+        out = {
+            name: transform(batches[name], jax.random.fold_in(rng, number), **options[name], classes=classes)
+            for number, name in enumerate(sorted(options))
+        }
+        for name in with_margin:
+            share = jnp.minimum(state.step / margin_updates, 1)  # of each example, as the axes before are split later
+            out[name] = {**out[name], "margin_share": jnp.full(batches[name]["y"].shape, share)}
+        return step(state, out)
 
     return transformed

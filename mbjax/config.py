@@ -113,6 +113,7 @@ def base() -> Config:
             "tau": 1.0,  # of logit_adjustment
             "max_margin": 0.5,  # of ldam
             "margin": 0.35,  # of cosface
+            "margin_warmup": 0.0,  # the share of the updates in which the margin of ldam and cosface grows from 0
             "scale": 30.0,  # of ldam and cosface
             "deferred": 0.8,  # method drw: class weights start after this share of the updates
         },
@@ -156,8 +157,11 @@ FACES_ROWS: dict[str, dict[str, Any]] = {
     "first_order": {"meta": {"grad_mode": "first_order"}},
     "no_adaptation": {"meta": {"inner_lr": 0.0}},
     "no_adaptation_query": {"meta": {"inner_lr": 0.0, "model_state_from": "query"}},
-    # As many query images an update, and as many updates, as MetaBalance.
-    "large_batch": {"method": "erm", "train": {"sampler": "over", "balance": "group", "batch_size": 4 * 128}},
+    # As many query images an update, drawn and weighed as they are, and as many updates, as MetaBalance.
+    "large_batch": {
+        "method": "erm",
+        "train": {"sampler": "class_balanced", "balance": "group", "sum_groups": True, "batch_size": 4 * 128},
+    },
 }  # fmt: skip
 
 
@@ -239,7 +243,8 @@ def validate(config: Config) -> Config:
     for key in ("optimizer.momentum", "weight_net.momentum", "loss.beta", "m2m.beta"):
         check(key, "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
     check("clean.share", "a number above 0 and below 1 is needed", lambda x: 0 < x < 1)
-    for key in ("loss.deferred", "m2m.deferred", "m2m.gamma", *(f"{name}.mix_probability" for name in STREAMS)):
+    shares = ("loss.deferred", "loss.margin_warmup", "m2m.deferred", "m2m.gamma")
+    for key in (*shares, *(f"{name}.mix_probability" for name in STREAMS)):
         check(key, "a number from 0 to 1 is needed", lambda x: 0 <= x <= 1)
     check("meta.warmup", "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
     check(

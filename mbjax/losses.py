@@ -10,8 +10,8 @@ import optax
 
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
 
-PerExampleLoss = Callable[[jax.Array, jax.Array], jax.Array]
-"""`loss(logits [n, outputs], labels) -> [n]`."""
+PerExampleLoss = Callable[..., jax.Array]
+"""`loss(logits [n, outputs], labels) -> [n]`; those of `WITH_MARGIN` also take `margin_share` `[n]`."""
 
 
 def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -117,6 +117,7 @@ def ldam(
     class_counts: Any,
     max_margin: float | jax.Array,
     scale: float | jax.Array,
+    margin_share: jax.Array | None = None,
 ) -> jax.Array:
     """Label-distribution-aware margin loss: cross-entropy of `s (z − Δ_y e_y)`; rare classes get larger margins.
 
@@ -131,11 +132,13 @@ def ldam(
       class_counts: training examples of each class, `[classes]`; may be traced.
       max_margin: the margin of the rarest class, in the logits' units; may be traced.
       scale: `s`, may be traced.
+      margin_share: what each example's margin is multiplied by, `[n]`; nothing if not given.
 
     Returns:
       `[n]`, nats, of the logits' dtype.
     """
-    return cross_entropy(_with_margins(logits, labels, ldam_margins(class_counts, max_margin), scale), labels)
+    margins = ldam_margins(class_counts, max_margin)
+    return cross_entropy(_with_margins(logits, labels, margins, scale, margin_share), labels)
 
 
 def cosface(
@@ -145,6 +148,7 @@ def cosface(
     margin: float | jax.Array,
     scale: float | jax.Array,
     gamma: float | jax.Array = 0.0,
+    margin_share: jax.Array | None = None,
 ) -> jax.Array:
     """CosFace, `focal(s (z − m e_y), y, γ)`: the class's own cosine must be ahead of the others by a margin.
 
@@ -158,12 +162,13 @@ def cosface(
       margin: `m`, in the logits' units; may be traced.
       scale: `s`, may be traced.
       gamma: `γ ≥ 0`, may be traced.
+      margin_share: see `ldam`.
 
     Returns:
       `[n]`, nats, of the logits' dtype.
     """
     margins = jnp.full(2 if _is_binary(logits) else logits.shape[-1], margin)
-    return focal(_with_margins(logits, labels, margins, scale), labels, gamma=gamma)
+    return focal(_with_margins(logits, labels, margins, scale, margin_share), labels, gamma=gamma)
 
 
 def inverse_weights(class_counts: Any) -> jax.Array:
@@ -226,6 +231,7 @@ def build(
     margin: float | jax.Array = 0.35,
     scale: float | jax.Array = 30.0,
     deferred: float | jax.Array = 0.8,
+    margin_warmup: float = 0.0,
 ) -> PerExampleLoss:
     """The loss of `config.loss`. Numbers may be traced, names not.
 
@@ -242,6 +248,7 @@ def build(
       margin: of `cosface`.
       scale: of `ldam` and `cosface`.
       deferred: part of the section, for the method `drw`; no loss has a use for it.
+      margin_warmup: part of the section, for `mbjax.augment.before`, which sets the `margin_share` of each update.
 
     Raises:
       UserError: no such loss, or no such class weight.
@@ -260,8 +267,8 @@ def build(
         return loss
     weights = inverse_weights(class_counts) if class_weight == "inverse" else effective_weights(class_counts, beta)
 
-    def weighted(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        return loss(logits, labels) * example_weights(weights.astype(logits.dtype), labels)
+    def weighted(logits: jax.Array, labels: jax.Array, **margin_share: jax.Array) -> jax.Array:
+        return loss(logits, labels, **margin_share) * example_weights(weights.astype(logits.dtype), labels)
 
     return weighted
 
@@ -276,6 +283,7 @@ LOSSES: dict[str, tuple[Callable[..., jax.Array], tuple[str, ...]]] = {
     "cosface": (cosface, ("margin", "scale", "gamma")),
 }
 """Each loss by its name, with what it takes of `build`'s options."""
+WITH_MARGIN = ("ldam", "cosface")
 
 
 def _is_binary(logits: jax.Array) -> bool:
@@ -302,9 +310,14 @@ def _shares(logits: jax.Array, labels: jax.Array) -> jax.Array:
     raise ValueError(f"logits of shape {logits.shape} do not fit labels of shape {labels.shape}")
 
 
-def _with_margins(logits: jax.Array, labels: jax.Array, margins: jax.Array, scale: float | jax.Array) -> jax.Array:
-    """`s (z − Δ_y e_y)` of margins `Δ` `[classes]`: one logit again where there is one."""
-    moved = _two_sided(logits) - _shares(logits, labels) * margins.astype(logits.dtype)[None]
+def _with_margins(
+    logits: jax.Array, labels: jax.Array, margins: jax.Array, scale: float | jax.Array, share: jax.Array | None
+) -> jax.Array:
+    """`s (z − Δ_y e_y)` of margins `Δ` `[classes]`, of example `i` times `share[i]`: one logit where there is one."""
+    shift = _shares(logits, labels) * margins.astype(logits.dtype)[None]
+    if share is not None:
+        shift = shift * share.astype(logits.dtype)[:, None]
+    moved = _two_sided(logits) - shift
     if _is_binary(logits):
         moved = moved[:, 1] - moved[:, 0]
     return jnp.asarray(scale, logits.dtype) * moved
@@ -325,7 +338,8 @@ def predicted_class(logits: jax.Array) -> jax.Array:
 def supervised_loss(apply: Callable, per_example_loss: PerExampleLoss = cross_entropy) -> LossFn:
     """The mean loss over a batch of a flax.linen module in training mode.
 
-    The batch is a dict of `"x"`, `"y"` and, if wanted, `"weight"` `[n]`. The loss is `Σ_i w_i ℓ_i / n`: divided by the
+    The batch is a dict of `"x"`, `"y"` and, if wanted, `"weight"` `[n]`, and `"margin_share"` `[n]` for a loss that
+    takes it. The loss is `Σ_i w_i ℓ_i / n`: divided by the
     number of examples, not by the weights' sum, so that a weight keeps its meaning whatever else is in the batch, and
     so that a weighted sample of the data gives an unbiased estimate of the weighted loss over all of it.
 
@@ -347,7 +361,8 @@ def supervised_loss(apply: Callable, per_example_loss: PerExampleLoss = cross_en
         logits, model_state = apply(
             {"params": params, **model_state}, batch["x"], train=True, mutable=list(model_state), rngs={"dropout": rng}
         )
-        losses = per_example_loss(logits, batch["y"])
+        margin_share = {key: batch[key] for key in ("margin_share",) if key in batch}
+        losses = per_example_loss(logits, batch["y"], **margin_share)
         if "weight" in batch:
             losses = losses * batch["weight"]
         labels = batch["y"]

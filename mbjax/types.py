@@ -91,8 +91,8 @@ class Dataset:
       notes: what the reader of a result must know (imputed columns, dropped rows, what file it was).
       groups: the group names in the order of the group numbers, if there are any.
       kind: in `"classification"` every split has all classes. In `"identification"` a class is a person, and those of
-        the test split do not occur in training: the classes are the training split's, the test split has numbers of
-        its own.
+        the other splits do not occur in training: the classes are the training split's, the others have numbers of
+        their own.
       scored: what is scored in place of the split of that name: a part of a training split of many millions.
       overlap: where the seed draws the test part: its size over that of the pool that the other parts are drawn from;
         0 where the test part is the same for every seed. Scores of seeds whose parts overlap are correlated, and

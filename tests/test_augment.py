@@ -193,6 +193,25 @@ def test_streams_and_steps_have_their_own_random_numbers():
     assert (seen[0]["support"]["x"] != seen[2]["support"]["x"]).any()
 
 
+def test_the_margins_share_grows_with_the_step_and_only_where_it_is_asked_for():
+    section = {"augment": "none", "mix": "none", "mix_alpha": 1.0, "mix_probability": 1.0, "sum_groups": False}
+    seen: Any = []
+    options = {"classes": 5, "image": True, "with_margin": ["query"], "margin_updates": 8}
+    step = augment.before(
+        lambda state, batches: (state, seen.append(batches) or {}), {"support": section, "query": section}, **options
+    )
+
+    class State:
+        rng = jax.random.key(0)
+        step = 0
+
+    for State.step in (0, 4, 6, 8, 100):
+        step(State, {"support": batch(), "query": batch()})
+    for batches, share in zip(seen, (0.0, 0.5, 0.75, 1.0, 1.0), strict=True):
+        np.testing.assert_array_equal(batches["query"]["margin_share"], np.full(batch()["y"].shape, share))
+        assert "margin_share" not in batches["support"]
+
+
 def small(**overrides):
     config = config_lib.base()
     config.model = {"name": "cnn", "channels": (4,), "conv": "auto", "head": "linear"}

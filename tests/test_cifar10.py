@@ -73,6 +73,19 @@ def test_the_papers_settings(folder):
     assert train.build(config_lib.validate(severe)).updates == math.ceil(350 * 10 * 50 / (80 * 30))
 
 
+@pytest.mark.parametrize("row", cifar10_config.ROWS)
+def test_every_row_of_the_small_scenario_reads_as_many_images(row, folder):
+    config = cifar10_config.get_config(f"small,{row}")
+    config.data.dir = str(folder)
+    if config.clean.share == 0.002:
+        config.clean.share = 0.11
+    experiment = train.build(config_lib.validate(config))
+    shapes = experiment.method.streams
+    read = [math.prod(shape) for name, shape in shapes.items() if name != "pretrain"]  # m2m's: one of two an update
+    assert experiment.updates * sum(read) == 48_000
+    assert experiment.model.stem_stride == 2
+
+
 def test_the_authors_protocol_is_marked_and_is_another(folder):
     config = tiny("severe,naive", folder)
     config.eval.protocol = "authors"

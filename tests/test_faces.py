@@ -226,6 +226,29 @@ class TestProtocol:
         other = load_celeba(0, removed_share=0.1, scarce_group="male")
         np.testing.assert_array_equal(other.test.x, again.test.x)
 
+    @pytest.mark.parametrize("on_host", [False, True])
+    def test_validation_people_are_neither_trained_on_nor_tested(self, folder, on_host):
+        for seed in range(3):
+            plain = load_celeba(seed, removed_share=0.0, on_host=on_host)
+            dataset = load_celeba(seed, removed_share=0.0, on_host=on_host, validation_identities=5)
+            assert list(dataset.splits) == ["train", "validation", "test"]
+            np.testing.assert_array_equal(dataset.test.x[:], plain.test.x[:])  # the same people as without
+            np.testing.assert_array_equal(dataset.test.y, plain.test.y)
+            people = {name: PEOPLE[numbers(split.x)] for name, split in dataset.splits.items()}
+            assert {name: len(np.unique(part)) for name, part in people.items()} == {
+                "train": 11, "validation": 5, "test": 8
+            }  # fmt: skip
+            assert len(np.unique(np.concatenate([np.unique(part) for part in people.values()]))) == 24
+            validation = dataset.splits["validation"]
+            assert len(validation) == 5 * 6  # they keep all images
+            np.testing.assert_array_equal(np.unique(people["validation"])[validation.y], people["validation"])
+            np.testing.assert_array_equal(validation.group, people["validation"] % 2)
+            assert dataset.notes[-2].startswith("5 identities held out for validation (female ")
+            assert (
+                f"), 8 identities held out for test ({plain.notes[-2].split('(')[1].split(')')[0]})"
+                in (dataset.notes[-2])
+            )
+
     @staticmethod
     def listed(counts: Sequence[int]) -> faces.Listed:
         """The people have so many images each; even numbers are in group 0."""
@@ -271,7 +294,7 @@ class TestProtocol:
             assert len(dataset.classes) + (counts > 1).sum() == 9  # who has one image is tested or left out
             alone += int((counts == 1).sum())
             if len(dataset.classes) < 8:
-                assert dataset.notes[-1].startswith(f"{8 - len(dataset.classes)} identities are in neither part")
+                assert dataset.notes[-1].startswith(f"{8 - len(dataset.classes)} identities are in no part")
             capped = load_celeba(seed, test_identities=4, removed_share=0.0, identities=4)
             assert len(capped.classes) == 4
             assert set(capped.classes) <= set(dataset.classes)
@@ -285,6 +308,11 @@ class TestProtocol:
                 r"config\.data\.test_identities=23: CelebA has 24 identities, and at least 2 must",
             ),
             ({"test_identities": 0}, r"config\.data\.test_identities=0: at least 1 is needed"),
+            (
+                {"validation_identities": 15},
+                r"test_identities=8, config\.data\.validation_identities=15: CelebA has 24 identities, and at least",
+            ),
+            ({"validation_identities": -1}, r"config\.data\.validation_identities=-1: at least 0 is needed"),
             ({"min_images": 0}, r"config\.data\.min_images=0: at least 1 is needed"),
             ({"size": 0}, r"config\.data\.size=0: at least 1 is needed"),
             ({"removed_share": 1.0}, r"config\.data\.removed_share=1\.0: a number from 0 to below 1 is needed"),
@@ -649,7 +677,7 @@ def test_configs_name_the_options_of_the_loaders(folder):
     assert len(data.load("celeba", seed=0, **config.data).test) == 48
     config = faces_config.get_config("synthetic")
     assert (config.task, config.data.synthetic) == ("faces", True)
-    config.data.update({**TestSynthetic.OPTIONS})
+    config.data.update({**TestSynthetic.OPTIONS, "validation_identities": 0})
     assert len(data.load("faces", seed=0, **config.data).test) == 24
     config = faces_config.get_config()
     config.data.update(path=str(write_faces(folder.parent / "own")), test_identities=4)
@@ -684,6 +712,19 @@ class TestRuns:
         assert test["rank1_accuracy_female"] == pytest.approx(correct[groups == 0].mean())
         assert test["rank1_accuracy_male"] == pytest.approx(correct[groups == 1].mean())
 
+    def test_validation_people_are_scored_like_those_of_the_test(self, folder, tmp_path):
+        plain = train.train_and_evaluate(self.config(folder, "over"), tmp_path / "plain")
+        assert "validation" not in plain
+        result = train.train_and_evaluate(
+            self.config(folder, "over", **{"data.validation_identities": 5}), tmp_path / "run"
+        )
+        assert set(result["validation"]) == set(result["test"]) == set(plain["test"])
+        assert sum(result["validation"]["probes"].values()) == 5 * 6
+        assert result["test"]["probes"] == plain["test"]["probes"]
+        with np.load(tmp_path / "run/predictions.npz") as saved:  # of the test people
+            correct, _ = identification.rank1(saved["embeddings"], saved["labels"])
+        assert result["test"]["rank1_accuracy"] == pytest.approx(correct.mean())
+
     def test_images_read_on_the_host_and_those_in_memory_train_alike(self, folder, tmp_path):
         host, memory = (
             train.train_and_evaluate(self.config(folder, "over", **{"data.on_host": value}), tmp_path / str(value))
@@ -710,15 +751,35 @@ class TestRuns:
         embeddings = [np.load(tmp_path / name / "predictions.npz")["embeddings"] for name in ("whole", "parts")]
         np.testing.assert_array_equal(*embeddings)
 
+    def test_rows_of_drawn_faces_differ_in_nothing_but_the_row(self):
+        assert faces_config.get_config("synthetic").data.validation_identities > 0
+        query = faces_config.get_config("synthetic,metabalance").query
+        shown: dict[str, dict[str, Any]] = {}
+        for row in (*faces_config.ROWS, *faces_config.TWICE):
+            config = faces_config.get_config(f"synthetic,{row}")
+            plain = config.method == "erm"
+            images = config.train.batch_size if plain else config.meta.steps * query.batch_size
+            support = 0 if plain or row == "no_adaptation_query" else images
+            shown[row] = {"optimizer": config.optimizer, "loss": config.loss, "model": config.model, "read": images,
+                          "updates": config.updates, "all": config.updates * (images + support)}  # fmt: skip
+        for row in faces_config.ROWS:  # equal updates
+            for key in ("optimizer", "loss", "model", "read", "updates"):
+                assert shown[row][key] == shown["metabalance"][key], (row, key)
+        for row in (*faces_config.TWICE, "no_adaptation"):  # equal images
+            for key in ("optimizer", "loss", "model", "read", "all"):
+                assert shown[row][key] == shown["metabalance"][key], (row, key)
+        stream = faces_config.get_config("synthetic,large_batch").train
+        for key in ("sampler", "balance", "sum_groups", "augment"):  # what the query stream has, in one batch
+            assert stream[key] == query[key]
+
     def test_rows_of_drawn_faces_end_in_a_table_and_a_figure(self, tmp_path):
         config = faces_config.get_config("synthetic")
-        config.data.update(synthetic_identities=20, synthetic_images=4, size=16, test_identities=6)
+        config.data.update(
+            synthetic_identities=20, synthetic_images=4, size=16, test_identities=6, validation_identities=4
+        )
         config.model.update(width=2, stages=(1,), embedding=8)
         config.train.batch_size = config.support.batch_size = config.query.batch_size = 8
-        assert {name: row.get("updates", config.updates) for name, row in config.rows.items()} == {
-            "naive": 1200, "over": 1200, "metabalance": 300, "no_adaptation": 300, "large_batch": 300
-        }  # fmt: skip
-        assert config.rows.large_batch.train.batch_size == 4 * 64
+        assert set(config.rows) == set(faces_config.ROWS)
         config.rows = {name: config.rows[name].to_dict() for name in ("naive", "over", "metabalance")}
         for changes in (config, *config.rows.values()):
             changes.updates, changes.updates_per_call = 2, 2

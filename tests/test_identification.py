@@ -218,7 +218,7 @@ def test_perfect_and_random_embeddings():
 
 def test_a_test_set_that_cannot_be_scored_says_why():
     embeddings = identification.normalize(np.random.default_rng(10).normal(size=(6, 4)))
-    with pytest.raises(UserError, match="no test image of the group 'f' has another of the same person"):
+    with pytest.raises(UserError, match="no image of the group 'f' has another of the same person"):
         identification.scores(embeddings, np.array([0, 1, 2, 2, 3, 3]), np.array([0, 0, 1, 1, 1, 1]), ("f", "m"))
     with pytest.raises(UserError, match="no two test images are of two people"):
         identification.scores(embeddings, np.zeros(6, int), np.array([0, 0, 0, 1, 1, 1]), ("f", "m"))

@@ -133,6 +133,24 @@ def test_every_loss_equals_one_in_numpy(name, outputs, traced):
     np.testing.assert_allclose(values, numpy_loss(name, full, labels, counts, **numbers), rtol=1e-10)
 
 
+@pytest.mark.parametrize("class_weight", ["none", "inverse"])
+@pytest.mark.parametrize("outputs", [1, 4])
+@pytest.mark.parametrize("name", losses.WITH_MARGIN)
+def test_a_share_of_the_margin_is_a_smaller_margin(name, outputs, class_weight):
+    counts = COUNTS if outputs == 4 else COUNTS[:2]
+    logits = jax.random.normal(jax.random.key(0), (12, outputs)) / 2
+    labels, shares = jnp.arange(12) % len(counts), np.array([0.0, 0.25, 1.0] * 4)
+    numbers = {"gamma": 1.5, "tau": 0.7, "max_margin": 0.3, "margin": 0.2, "scale": 7.0}
+    loss = losses.build(name, class_counts=counts, class_weight=class_weight, **numbers)
+    values = loss(logits, labels, margin_share=jnp.asarray(shares))
+    full = logits if outputs == 4 else jnp.concatenate([0 * logits, logits], 1)
+    weights = np.ones(12) if class_weight == "none" else np.asarray(losses.inverse_weights(counts))[labels]
+    for i, share in enumerate(shares):
+        smaller = numbers | {"max_margin": 0.3 * share, "margin": 0.2 * share}
+        expected = weights[i] * numpy_loss(name, full[i : i + 1], labels[i : i + 1], counts, **smaller)[0]
+        assert values[i] == pytest.approx(expected, rel=1e-10)
+
+
 @pytest.mark.parametrize("class_weight", losses.CLASS_WEIGHTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_one_logit_is_the_softmax_of_zero_and_it(name, class_weight):

@@ -11,7 +11,7 @@ from scipy import stats
 from mbjax import report
 from mbjax.evaluation import metrics
 from mbjax.report import __main__ as command
-from mbjax.report import plots
+from mbjax.report import analysis, plots
 from mbjax.types import UserError
 
 CLASSES = ["airplane", "automobile", "bird", "cat"]
@@ -226,6 +226,54 @@ def test_the_study_of_thresholds(groups):
     assert after["minority_accuracy"] == shown(minority)
     difference = shown_difference(column(results["metabalance"], "minority_accuracy"), minority)
     assert text.endswith(f": {difference} (95% CI of the paired difference).")
+
+
+def test_variance_components_of_a_case_by_hand():
+    # Row means 4 and 8, draw means 4, 5, 9, mean 6; residuals ±1, ∓1, 0. Draws: 2 (4 + 1 + 9) / 2 = 14; residual:
+    # 4 / 2 = 2; so the draw's component is (14 − 2) / 2.
+    scores = np.array([[3.0, 2.0, 7.0], [5.0, 8.0, 11.0]])
+    assert analysis.variance_components(scores) == pytest.approx((6.0, 2.0))
+    # Draw means alike: 0 less the residual's 8 is no variance.
+    assert analysis.variance_components(np.array([[1.0, 3.0, 2.0], [3.0, 1.0, 2.0]])) == pytest.approx((0.0, 2.0))
+
+
+def test_variance_components_of_simulated_scores():
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        rows, draws, own = rng.normal(0, 5, (12, 1)), rng.normal(0, 0.3, (1, 5)), rng.normal(0, 0.4, (12, 5))
+        found.append(analysis.variance_components(rows + draws + own))
+    np.testing.assert_allclose(np.mean(found, 0), [0.09, 0.16], rtol=0.1)
+
+
+def test_images_drawn_by_seed_say_how_much_the_draw_makes(tmp_path):
+    drawn = "imbalance 'severe': airplane 5, automobile 5000 (drawn by seed)"
+
+    def write(name: str, seeds, note: str) -> list[pathlib.Path]:
+        folders = [tmp_path / note[-8:-1] / f"{name}{seed}" for seed in seeds]
+        for seed, folder in zip(seeds, folders, strict=True):
+            result = write_run(folder, seed=seed, method=name, skill=1 + (seed % 3) / 2)  # the seed moves all rows
+            result["data"]["notes"] = [note]
+            (folder / "result.json").write_text(json.dumps(result))
+        return folders
+
+    folders = {name: write(name, range(first, 4), drawn) for name, first in (("a", 0), ("b", 1), ("c", 1), ("d", 3))}
+    table = report.compare(folders)
+    results = [[json.loads((f / "result.json").read_text()) for f in folders[name][-3:]] for name in "abc"]
+    scores = np.array([column(row, "accuracy") for row in results])
+    # Expected mean squares again, from sums of squares about each mean.
+    total = ((scores - scores.mean()) ** 2).sum()
+    by_row, by_draw = 3 * scores.mean(1).var() * 3, 3 * scores.mean(0).var() * 3
+    own = (total - by_row - by_draw) / 4
+    share = (by_draw / 2 - own) / 3
+    share = share / (share + own)
+    assert 0.3 < share < 1
+    said = f"Of the variance of accuracy between runs of one row, {share:.0%} is common to all rows on the same draw "
+    assert said in table
+    assert table.endswith(f", {1 - share:.0%} is each run's own (3 rows on 3 draws).")
+    assert "Of the variance of log_loss" in report.compare(folders, score="log_loss", priors=True)
+    assert "variance" not in report.compare({name: folders[name] for name in "abd"})  # d has one seed
+    assert "variance" not in report.compare({name: write(name, range(3), "the first of each class") for name in "abc"})
 
 
 def test_figure_1_has_a_bar_of_each_group_and_class(groups):

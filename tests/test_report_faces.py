@@ -56,7 +56,25 @@ def test_a_single_seed_has_its_bootstrap_interval_and_the_gap_its_sign():
     assert second["gap"] == "-2.00 [-3.00, 3.00]"  # female less male: 2 [−3, 3], turned around
     assert "in brackets" in table
     assert "standard error" not in table
-    assert table.endswith("The gap is male less female.")
+    assert table.endswith("The gap is male minus female.")
+
+
+def test_rows_of_three_seeds_have_their_paired_difference_from_a_reference():
+    totals = {"naive": [0.80, 0.84, 0.91], "over": [0.82, 0.88, 0.90, 0.5], "one": [0.7]}
+    rows = {name: [run(0.8, 0.9, total=total) for total in values] for name, values in totals.items()}
+    naive, over, one = cells(faces.table3(rows))
+    column = "total: Δ vs naive (95% CI)"
+    half = 4.302653 * np.std([2, 4, -1], ddof=1) / np.sqrt(3)  # Student's t of 2 degrees of freedom
+    assert (naive[column], over[column], one[column]) == ("", f"+1.67 ± {half:.2f}", "")
+    # Runs are paired by their seeds, whatever their order.
+    seeds = {"naive": [7, 8, 9], "over": [9, 8, 7, 6], "one": [7]}
+    naive, over, _ = cells(faces.table3(rows, seeds=seeds, reference="over"))
+    column = "total: Δ vs over (95% CI)"
+    half = 4.302653 * np.std([0.80 - 0.90, 0.84 - 0.88, 0.91 - 0.82], ddof=1) / np.sqrt(3)
+    assert (naive[column], over[column]) == (f"-1.67 ± {100 * half:.2f}", "")
+    assert not any("Δ" in name for name in cells(faces.table3({"a": rows["naive"], "b": rows["one"]}))[0])
+    with pytest.raises(UserError, match="no group is named 'under': choose one of naive, over, one"):
+        faces.table3(rows, reference="under")
 
 
 def test_the_papers_table_3_stands_beside_rows_of_its_names():

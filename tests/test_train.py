@@ -101,6 +101,40 @@ def test_every_loss_learns(loss, tmp_path):
     assert result["test"]["balanced_accuracy"] > 0.6
 
 
+@pytest.mark.parametrize(
+    ("method", "overrides", "metrics"),
+    [
+        ("erm", {}, {"loss": "train"}),
+        ("mw_net", {"train.mix": "mixup"}, {}),  # runs
+        ("metabalance", {}, {"query_loss": "query", "support_loss": "support"}),
+        ("metabalance", {"parallel": "shard_map"}, {"query_loss": "query", "support_loss": "support"}),
+        ("metabalance", {"support.loss": "cross_entropy"}, {"query_loss": "query", "support_loss": ""}),
+    ],
+)
+def test_the_margin_grows_over_the_first_updates(method, overrides, metrics):
+    """The losses of single updates against NumPy: of 12 updates the first 6 raise the margin."""
+    config = small_config(method, updates=12, **{"meta.inner_lr": 0.0, "meta.steps": 3, **overrides})
+    config.model.update(hidden=(8,), dropout=(), head="cosine")
+    config.loss.update(name="cosface", margin=0.5, scale=4.0, gamma=0.0, margin_warmup=0.5)
+    experiment = train.build(config_lib.validate(config))
+    advance, examples = train.make_advance(experiment.method, 1), train.on_device(experiment.streams)
+    apply: Any = experiment.model.apply
+    for step, margin in ((0, 0.0), (1, 0.5 / 6), (3, 0.25), (6, 0.5), (11, 0.5)):
+        state = experiment.method.init(0)
+        params = jax.tree.map(np.array, state.params)
+        ((count, indices),) = train.feed(experiment, step, [step + 1], 1)
+        _, found = advance(state.replace(step=state.step + step), examples, indices, count)
+        assert np.isfinite(found["loss"][0])
+        for metric, name in metrics.items():
+            stream = experiment.streams[name or "support"]
+            rows = stream.indices(step, 1, experiment.method.streams[name or "support"]).ravel()
+            cosines = np.asarray(apply({"params": params}, stream.x[rows], train=False), float)
+            own = np.eye(cosines.shape[1])[stream.labels["y"][rows]]
+            z = 4 * (cosines - margin * own) if name else cosines
+            losses_of = np.log(np.exp(z).sum(1)) - (own * z).sum(1)
+            assert found[metric][0] == pytest.approx(losses_of.mean(), rel=1e-5)
+
+
 def test_epochs_are_passes_over_the_query_stream():
     config = small_config(epochs=3)
     config.updates = None

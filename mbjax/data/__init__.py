@@ -86,11 +86,12 @@ def _check_identification(dataset: Dataset) -> None:
     for part, split in dataset.splits.items():
         groups = np.zeros(len(split), np.int32) if split.group is None else split.group
         counts = np.bincount(groups, minlength=len(dataset.groups))
+        held_out = "validation_identities" if part == "validation" else "test_identities"
         for number in np.flatnonzero(counts == 0):
             raise UserError(
                 f"{dataset.source}: group {dataset.groups[number]!r} has no {part} image "
                 f"({', '.join(f'{name} {count}' for name, count in zip(dataset.groups, counts, strict=True))}): change "
-                "--config.data.test_identities, --config.data.identities or --config.seed, or add people of that group"
+                f"--config.data.{held_out}, --config.data.identities or --config.seed, or add people of that group"
             )
 
 

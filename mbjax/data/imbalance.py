@@ -9,6 +9,7 @@ import numpy as np
 from mbjax.data.splits import hold_out
 from mbjax.types import UserError
 
+DRAWN = "(drawn by seed)"  # in the note of data whose examples each seed draws anew
 _SEVERE = 5  # examples of each minority class
 
 
@@ -134,8 +135,8 @@ def imbalanced_parts(
     wanted = class_counts(imbalance, y, classes, seed=[seed, 0], source=source, **options)
     kept = subsample(y, wanted, seed=[seed, 1], first=first)
     listed = ", ".join(f"{name} {count}" for name, count in zip(classes, wanted, strict=True))
-    how = "the first of each class" if first else "drawn by seed"
-    note = f"imbalance {imbalance!r}: {listed}" + ("" if imbalance == "none" else f" ({how})")
+    how = "(the first of each class)" if first else DRAWN
+    note = f"imbalance {imbalance!r}: {listed}" + ("" if imbalance == "none" else f" {how}")
     if not validation_share:
         return {"train": kept}, note
     rest, held = hold_out(y[kept], validation_share, seed=seed, classes=classes)

@@ -34,8 +34,8 @@ def make_evaluators(
     """Makes `evaluate(state) -> Result` of every split that one can score.
 
     Of classes it gives `mbjax.evaluation.metrics.scores` and the arrays `probabilities` and `labels`; of people, who
-    are not those of training, `mbjax.evaluation.identification.scores` of the test split alone, `embeddings`, `labels`
-    and `groups`.
+    are not those of training, `mbjax.evaluation.identification.scores` of each split but training, `embeddings`,
+    `labels` and `groups`.
 
     Args:
       model: a linen module, `model.apply(variables, x, train=False) -> logits`; one logit means two classes. To
@@ -46,7 +46,9 @@ def make_evaluators(
       mesh: where the state lies; its devices share each batch. None for the default device.
     """
     if dataset.kind == "identification":
-        return {"test": _identify(model, dataset, batch_size=batch_size, mesh=mesh)}
+        options: dict[str, Any] = {"groups": dataset.groups, "batch_size": batch_size, "mesh": mesh}
+        scored = {name: split for name, split in dataset.splits.items() if name != "train"}
+        return {name: _identify(model, split, **options) for name, split in scored.items()}
     majority_class = int(dataset.class_counts.argmax())
 
     def make(split: Split) -> Evaluate:
@@ -94,15 +96,16 @@ def make_predict(
     return predict
 
 
-def _identify(model: nn.Module, dataset: Dataset, *, batch_size: int, mesh: Mesh | None) -> Evaluate:
-    split = dataset.test
+def _identify(
+    model: nn.Module, split: Split, *, groups: tuple[str, ...], batch_size: int, mesh: Mesh | None
+) -> Evaluate:
     run, batches = _make_run(model, "none", features=True, mesh=mesh), _Batches(split, batch_size, mesh)
-    groups = np.zeros(len(split), np.int32) if split.group is None else split.group
+    group = np.zeros(len(split), np.int32) if split.group is None else split.group
 
     def evaluate(state: TrainState) -> Result:
         embeddings = identification.normalize(batches.map(lambda number, x: run(_variables(state), number, x)))
-        scores = identification.scores(embeddings, split.y, groups, dataset.groups)
-        return Result(scores, {"embeddings": embeddings, "labels": split.y, "groups": groups})
+        scores = identification.scores(embeddings, split.y, group, groups)
+        return Result(scores, {"embeddings": embeddings, "labels": split.y, "groups": group})
 
     return evaluate
 

@@ -146,7 +146,7 @@ def scores(
     probes = np.bincount(groups[probed], minlength=len(group_names))
     if not probes.all():
         name = group_names[int(probes.argmin())]
-        raise UserError(f"no test image of the group {name!r} has another of the same person: rank-1 needs some")
+        raise UserError(f"no image of the group {name!r} has another of the same person: rank-1 needs some")
     _, person = np.unique(identities, return_inverse=True)
     hits, lookups = (_by_person(person, groups, part, len(group_names)) for part in (correct & probed, probed))
     values = _accuracies(hits.sum(0)[None], lookups.sum(0)[None])[0]

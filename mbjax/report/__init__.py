@@ -4,9 +4,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from mbjax.report import faces, plots
-from mbjax.report.analysis import match_table, with_priors
+from mbjax.report.analysis import draw_note, match_table, with_priors
 from mbjax.report.plots import make_folder, plot_groups, plot_run
-from mbjax.report.tables import compare_runs, describe, load_runs, paired_difference
+from mbjax.report.tables import compare_runs, describe, load_runs, overlap_of, paired_difference
 from mbjax.types import UserError
 
 __all__ = [
@@ -34,6 +34,8 @@ def compare(
 ) -> str:
     """A Markdown table of groups of runs, and figures: of classes the paper's Table 1, of people its Table 3.
 
+    Below a table of images that each seed draws anew, how much of the spread is the draw's; see `draw_note`.
+
     Args:
       groups: run folders by the name of their group; the runs of a group differ in nothing but the seed.
       score: the score of the paired differences; see `compare_runs`.
@@ -51,12 +53,17 @@ def compare(
         make_folder(figures)
     if "rank1_accuracy" not in runs["result"].iloc[0]["test"]:
         shown = with_priors(runs) if priors else runs
-        table = compare_runs(shown, score=score, reference=reference, paper=paper)
+        parts = [compare_runs(shown, score=score, reference=reference, paper=paper)]
+        if note := draw_note(runs, score=score):
+            parts.append(note)
         if figures:
             plot_groups(figures, runs)
-        return table + ("\n\n" + match_table(runs, match, paper=paper) if match else "")
-    if priors or match or score or reference:
-        raise UserError("--priors, --match, --score and --reference are of classifiers, and these runs identify people")
+        if match:
+            parts.append(match_table(runs, match, paper=paper))
+        return "\n\n".join(parts)
+    if priors or match or score:
+        raise UserError("--priors, --match and --score are of classifiers, and these runs identify people")
+    seeds = {str(name): group["seed"].tolist() for name, group in runs.groupby("run", sort=False)}
     rows = {
         str(name): [result["test"] for result in group["result"]] for name, group in runs.groupby("run", sort=False)
     }
@@ -65,4 +72,7 @@ def compare(
         faces.gap_figure(rows, groups=names).savefig(figures / "gap.png", dpi=150)
         first = {name: scores[0] for name, scores in rows.items()}
         plots.verification_figure(first).savefig(figures / "verification.png", dpi=150)
-    return faces.table3(rows, groups=names, paper=faces.PAPER if paper == "celeba" else None)
+    paper_rows = faces.PAPER if paper == "celeba" else None
+    return faces.table3(
+        rows, groups=names, seeds=seeds, reference=reference, overlap=overlap_of(runs), paper=paper_rows
+    )

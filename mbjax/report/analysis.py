@@ -1,11 +1,13 @@
-"""Section 6 of the paper: how much of a model's errors priors and thresholds explain."""
+"""What scores are made of: priors and thresholds (section 6 of the paper), and the draw of the images."""
 
+import functools
 import pathlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mbjax.data.imbalance import DRAWN
 from mbjax.evaluation import metrics
 from mbjax.report import tables
 from mbjax.report.paper import ACCURACY
@@ -27,6 +29,55 @@ def with_priors(runs: pd.DataFrame) -> pd.DataFrame:
         shown = [column for column in group if column in scores]
         parts += [group, group.assign(run=f"{name}{tables.PRIORS}", **{column: scores[column] for column in shown})]
     return pd.concat(parts, ignore_index=True)
+
+
+def variance_components(scores: np.ndarray) -> tuple[float, float]:
+    """Splits the variance of a score between the runs of one row: what draws do to all rows alike, and the rest.
+
+    The layout is two-way without replication, `y_rd = μ + row_r + draw_d + own_rd` with random draws. The mean squares
+    of its analysis of variance have the expectations `σ²_own + R σ²_draw` (draws) and `σ²_own` (residual).
+
+    Args:
+      scores: `[R rows, D draws]`, 2 or more of each.
+
+    Returns:
+      Estimates of `(σ²_draw, σ²_own)`; a negative one of `σ²_draw` is 0.
+    """
+    rows, draws = scores.shape
+    draw_means = scores.mean(0, keepdims=True)
+    between = rows * float(np.square(draw_means - scores.mean()).sum()) / (draws - 1)
+    residuals = scores - scores.mean(1, keepdims=True) - draw_means + scores.mean()
+    own = float(np.square(residuals).sum()) / ((rows - 1) * (draws - 1))
+    return max((between - own) / rows, 0.0), own
+
+
+def draw_note(runs: pd.DataFrame, *, score: str | None = None) -> str:
+    """How much of the spread between seeds the draw of the images makes, as a sentence.
+
+    Args:
+      runs: of `load_runs`. Rows with at least three seeds count, and the seeds that these have in common.
+      score: as `mbjax.report.tables.compare_runs` takes it.
+
+    Returns:
+      Nothing if there are not three rows and three seeds, or if their images are not drawn by seed.
+    """
+    notes = [note for result in runs["result"] for note in result["data"].get("notes", ())]
+    groups = [group for group in tables.by_group(runs).values() if len(group) >= 3]
+    if not any(DRAWN in note for note in notes) or len(groups) < 3:
+        return ""
+    seeds = functools.reduce(pd.Index.intersection, [group.index for group in groups])
+    if len(seeds) < 3:
+        return ""
+    score = tables.score_of(runs, score)
+    draw, own = variance_components(np.array([group.loc[seeds, score] for group in groups], float))
+    if not draw + own:
+        return ""
+    share = draw / (draw + own)
+    return (
+        f"Of the variance of {score} between runs of one row, {share:.0%} is common to all rows on the same draw "
+        f"(which images a class has, and the first weights), {1 - share:.0%} is each run's own ({len(groups)} rows on "
+        f"{len(seeds)} draws)."
+    )
 
 
 def match_table(runs: pd.DataFrame, pair: str, *, paper: str | None = None) -> str:

@@ -1,14 +1,16 @@
-"""The paper's Table 3, rank-1 accuracy in all and by gender, and a figure of the gap between the two groups."""
+"""The paper's Table 3, rank-1 accuracy in all and by group, and a figure of the gap between the two groups."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from mbjax.report import tables
 from mbjax.report.plots import PERCENT
 from mbjax.report.tables import markdown
 from mbjax.types import UserError
@@ -28,6 +30,9 @@ def table3(
     rows: Mapping[str, Sequence[Scores]],
     *,
     groups: Sequence[str] = ("female", "male"),
+    seeds: Mapping[str, Sequence[int]] | None = None,
+    reference: str | None = None,
+    overlap: float = 0.0,
     paper: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
     """A table of Table 3's form: rank-1 accuracy in all and of two groups, and the gap, in per cent.
@@ -36,6 +41,10 @@ def table3(
       rows: the scores of the runs, one a seed, by the name of their row.
       groups: the two groups as `identification.scores` was told them, the scarce one first. The gap is the second's
         accuracy less the first's, negative where the first is ahead.
+      seeds: those of each row's runs, in their order; 0, 1, … if not given. Where some row shares 3 or more with the
+        reference, a column has the paired differences in `total` from it.
+      reference: the row that the differences are taken from; the first by default.
+      overlap: of the seeds' splits, see `mbjax.report.tables.paired_difference`.
       paper: the paper's figures, `PAPER`, beside rows named as they are (`over`, `Over-sampling` and `oversampling`
         alike); keys `"total"` and the groups.
 
@@ -44,14 +53,32 @@ def table3(
       over identities.
 
     Raises:
-      UserError: a row without runs, or runs that were not scored for these groups.
+      UserError: a row without runs, runs that were not scored for these groups, or a reference that is no row.
     """
+    if reference is not None and reference not in rows:
+        raise UserError(f"no group is named {reference!r}: choose one of {', '.join(rows)}")
     columns = ["total", *groups, "gap"]
     head = ["run", "seeds", *columns]
     cells = [
         [name, str(len(runs)), *(_cell(name, runs, groups, column) for column in columns)]
         for name, runs in rows.items()
     ]
+    reference = reference or next(iter(rows))
+    totals = {
+        name: pd.Series([100 * _value(scores, groups, "total") for scores in runs],
+                        index=pd.Index(seeds[name] if seeds else range(len(runs))))
+        for name, runs in rows.items()
+    }  # fmt: skip
+    differences = {
+        name: tables.paired_difference(total, totals[reference], overlap)
+        for name, total in totals.items()
+        if name != reference
+    }
+    if any(shared >= 3 for _, _, shared in differences.values()):
+        head.append(f"total: Δ vs {reference} (95% CI)")
+        for row in cells:
+            mean, half, shared = differences.get(row[0], (0.0, 0.0, 0))
+            row.append(f"{mean:+.2f} ± {half:.2f}" if shared >= 3 else "")
     if paper is not None:
         head += [f"the paper's {column}" for column in columns]
         cells = [[*row, *_paper_cells(paper.get(_key(row[0])), groups)] for row in cells]
@@ -59,7 +86,9 @@ def table3(
     errors = ["mean ± standard error over seeds"] if several else []
     if any(len(runs) == 1 for runs in rows.values()):
         errors.append("of one seed, in brackets, the 95% bootstrap interval over identities")
-    note = f"Rank-1 accuracy in per cent; {'; '.join(errors)}. The gap is {groups[1]} less {groups[0]}."
+    note = f"Rank-1 accuracy in per cent; {'; '.join(errors)}. The gap is {groups[1]} minus {groups[0]}."
+    if len(head) > 2 + len(columns) and "Δ" in head[2 + len(columns)]:
+        note += f" {tables.interval_note(overlap)}"
     return f"{markdown(head, cells)}\n\n{note}"
 
 

@@ -202,10 +202,7 @@ def compare_runs(
     Raises:
       UserError: a score or a reference that `runs` does not have, or no row that the paper has.
     """
-    columns = _columns(runs)
-    score = score or next(name for name in ("roc_auc", "balanced_accuracy", "accuracy") if name in columns)
-    if score not in (valid := [name for name in (*SCORES, *BY_CLASS) if name in runs]):
-        raise UserError(f"--score={score}: choose one of {', '.join(valid)}")
+    columns, score = _columns(runs), score_of(runs, score)
     groups = by_group(runs, [reference] if reference else [])
     reference = reference or next(iter(groups))
     head = ["run", "seeds", *columns, f"{score}: Δ vs {reference} (95% CI)"]
@@ -228,6 +225,19 @@ def compare_runs(
 def overlap_of(runs: pd.DataFrame) -> float:
     """The overlap of the splits of these runs, the largest: see `paired_difference`. Older runs do not say; 0 then."""
     return max(result["data"].get("overlap", 0.0) for result in runs["result"])
+
+
+def score_of(runs: pd.DataFrame, score: str | None) -> str:
+    """What runs are compared by: ROC-AUC of two classes, else balanced accuracy, if it is not given.
+
+    Raises:
+      UserError: a score that `runs` does not have.
+    """
+    columns = _columns(runs)
+    score = score or next(name for name in ("roc_auc", "balanced_accuracy", "accuracy") if name in columns)
+    if score not in (valid := [name for name in (*SCORES, *BY_CLASS) if name in runs]):
+        raise UserError(f"--score={score}: choose one of {', '.join(valid)}")
+    return score
 
 
 def _columns(runs: pd.DataFrame) -> dict[str, tuple[str, Callable[[np.ndarray], str]]]:

@@ -66,7 +66,13 @@ def make_method(
     )  # fmt: skip
     method = methods.build(name, problem, sections)
     streams = {stream: sections[stream] for stream in method.streams}
-    step = augment.before(method.step, streams, classes=len(class_counts), image=example.ndim == 4, groups=groups)
+    warmup, main_loss = sections["loss"]["margin_warmup"], sections["loss"]["name"]
+    loss_names = {stream: (stream == "support" and support_loss) or main_loss for stream in streams}
+    step = augment.before(
+        method.step, streams, classes=len(class_counts), image=example.ndim == 4, groups=groups,
+        with_margin=[name for name, loss in loss_names.items() if warmup and loss in losses.WITH_MARGIN],
+        margin_updates=warmup * updates,
+    )  # fmt: skip
     return dataclasses.replace(method, step=step)
 
 

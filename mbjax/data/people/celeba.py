@@ -29,6 +29,7 @@ def load(
     size: int = 112,
     group: str = "Male",
     test_identities: int = 1000,
+    validation_identities: int = 0,
     identities: int | None = None,
     scarce_group: str = "",
     removed_share: float = 0.9,
@@ -65,9 +66,9 @@ def load(
     """
     return identification(
         read(_locate(dir), group=group, max_bad_share=max_bad_share), seed=seed, size=size,
-        test_identities=test_identities, identities=identities, scarce_group=scarce_group,
-        removed_share=removed_share, min_images=min_images, prepared=prepared, in_memory_bytes=in_memory_bytes,
-        on_host=on_host, max_bad_share=max_bad_share,
+        test_identities=test_identities, validation_identities=validation_identities, identities=identities,
+        scarce_group=scarce_group, removed_share=removed_share, min_images=min_images, prepared=prepared,
+        in_memory_bytes=in_memory_bytes, on_host=on_host, max_bad_share=max_bad_share,
     )  # fmt: skip
 
 

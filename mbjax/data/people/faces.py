@@ -3,8 +3,9 @@
 The protocol of the paper's section 5.3, for `mbjax.data.people.celeba` and for any folder of images.
 """
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ class People(NamedTuple):
     """Who is in which part: sorted numbers of identities, disjoint."""
 
     train: np.ndarray
+    validation: np.ndarray
     test: np.ndarray
 
 
@@ -61,6 +63,7 @@ def load(
     synthetic_seed: int = 0,
     size: int = 32,
     test_identities: int = 100,
+    validation_identities: int = 0,
     identities: int | None = None,
     scarce_group: str = "",
     removed_share: float = 0.9,
@@ -97,9 +100,10 @@ def load(
         root = _find(path, dir)
         source = root.name
     return identification(
-        read_folder(root, source), seed=seed, size=size, test_identities=test_identities, identities=identities,
-        scarce_group=scarce_group, removed_share=removed_share, min_images=min_images, prepared=prepared,
-        in_memory_bytes=in_memory_bytes, on_host=on_host, max_bad_share=max_bad_share,
+        read_folder(root, source), seed=seed, size=size, test_identities=test_identities,
+        validation_identities=validation_identities, identities=identities, scarce_group=scarce_group,
+        removed_share=removed_share, min_images=min_images, prepared=prepared, in_memory_bytes=in_memory_bytes,
+        on_host=on_host, max_bad_share=max_bad_share,
     )  # fmt: skip
 
 
@@ -165,6 +169,7 @@ def identification(
     seed: int,
     size: int,
     test_identities: int,
+    validation_identities: int,
     identities: int | None,
     scarce_group: str,
     removed_share: float,
@@ -176,19 +181,22 @@ def identification(
 ) -> Dataset:
     """Holds identities out and makes one group scarce in training, as in the paper's section 5.3.
 
-    1. `test_identities` identities are drawn for test and keep all their images, the only one included.
-    2. The others are trained on, but for those with fewer than `min_images` images; or a draw of `identities` of them.
+    1. `test_identities` identities are drawn for test and keep all their images, the only one included. Of the others
+       `validation_identities` are drawn and scored alike, so that settings can be chosen without the test people.
+    2. All others are trained on, but for those with fewer than `min_images` images; or a draw of `identities` of them.
     3. Of all training images of the scarce group, the share `removed_share` is removed at random, from all its
        identities alike; but `min_images` of each, drawn before, stay. Where these are more than what should be left
        (10% of CelebA's images are about 2 a person), as many are removed as can be.
 
-    Who is drawn does not depend on the share, the group or the images that cannot be read.
+    Who is drawn does not depend on the share, the group or the images that cannot be read. Who is drawn for test does
+    not depend on `validation_identities` either.
 
     Args:
       listed: the images.
       seed: of all draws.
       size: the images become `size`×`size` pixels; see `mbjax.data.images.host_images.decode`.
-      test_identities: as above, as are `identities` (None for all), `removed_share` and `min_images`.
+      test_identities: as above, as are `validation_identities` (0 for no validation split), `identities` (None for
+        all), `removed_share` and `min_images`.
       scarce_group: a name of `listed.groups`; the first if empty.
       prepared: an `.npy` file that holds all listed images in this size, made if it is not there; see
         `mbjax.data.images.host_images.prepare`. Empty for none.
@@ -196,8 +204,8 @@ def identification(
         at most this many bytes.
       on_host: reads the images from the host in any case.
       max_bad_share: of the images, the share that may be unreadable. They are left out if there is a prepared file, if
-        the images are held in memory and in the test part. Among training images read from their files another image of
-        the same person stands in; see `mbjax.data.images.host_images.ImageFiles`.
+        the images are held in memory and in the parts that are scored. Among training images read from their files
+        another image of the same person stands in; see `mbjax.data.images.host_images.ImageFiles`.
 
     Returns:
       `kind="identification"`; `x` `[n, size, size, 3]` uint8, an array or a `HostArray`; `y` numbers the identities of
@@ -207,25 +215,36 @@ def identification(
     Raises:
       UserError: a value out of its range, a part without a group, or images that cannot be read.
     """
-    scarce = _check(listed, size, test_identities, identities, scarce_group, removed_share, min_images, max_bad_share)
-    people = _draw_people(listed, seed=seed, test=test_identities, train=identities, min_images=min_images)
-    of_train, of_test = (np.flatnonzero(np.isin(listed.identity, part)) for part in people)
-    pool = np.sort(np.r_[of_train, of_test])
+    scarce = _check(
+        listed, size, test_identities, validation_identities, identities, scarce_group, removed_share, min_images,
+        max_bad_share,
+    )  # fmt: skip
+    people = _draw_people(
+        listed, seed=seed, test=test_identities, validation=validation_identities, train=identities,
+        min_images=min_images,
+    )  # fmt: skip
+    of_train, *scored = (np.flatnonzero(np.isin(listed.identity, part)) for part in people)
+    pool = np.sort(np.concatenate([of_train, *scored]))
     in_memory = not on_host and len(pool) * size * size * 3 <= in_memory_bytes
-    store = _Store(listed, pool, of_test, size, prepared, in_memory, max_bad_share)
+    store = _Store(listed, pool, np.sort(np.concatenate(scored)), size, prepared, in_memory, max_bad_share)
     of_train = _with_enough(of_train[~np.isin(of_train, store.bad)], listed.identity, min_images)
-    of_test = of_test[~np.isin(of_test, store.bad)]
+    of_validation, of_test = (rows[~np.isin(rows, store.bad)] for rows in scored)
     kept = _thin(of_train, listed, scarce, share=removed_share, min_images=min_images, seed=seed)
+    parts = {"train": kept, "validation": of_validation, "test": of_test}
+    if not validation_identities:
+        del parts["validation"]
     splits, names = {}, {}
-    for part, rows in (("train", kept), ("test", of_test)):
+    for part, rows in parts.items():
         numbers, y = np.unique(listed.identity[rows], return_inverse=True)
         names[part] = tuple(listed.names[number] for number in numbers)
         group = listed.group[listed.identity[rows]].astype(np.int32)
         splits[part] = Split(store.images(rows), y.astype(np.int32), group)
-    if both := set(names["train"]) & set(names["test"]):
-        raise UserError(f"{listed.source}: the identity {sorted(both)[0]!r} is listed twice: merge its images")
-    notes = (*listed.notes, *store.notes, *_notes(listed, of_train, kept, of_test, scarce, size, min_images))
-    overlap = len(people[1]) / len(people[0])  # of people: those of the test part are other ones
+    everyone = sorted(name for part in names.values() for name in part)
+    for name, other in itertools.pairwise(everyone):
+        if name == other:
+            raise UserError(f"{listed.source}: the identity {name!r} is listed twice: merge its images")
+    notes = (*listed.notes, *store.notes, *_notes(listed, of_train, parts, scarce, size, min_images))
+    overlap = len(names["test"]) / max(len(everyone) - len(names["test"]), 1)  # of people, who are other ones at test
     return Dataset(
         splits, names["train"], listed.source, notes=notes, groups=listed.groups, kind="identification",
         overlap=overlap,
@@ -233,12 +252,15 @@ def identification(
 
 
 def _check(
-    listed: Listed, size: int, test: int, train: int | None, scarce: str, share: float, least: int, bad_share: float
-) -> int:
+    listed: Listed, size: int, test: int, validation: int, train: int | None, scarce: str, share: float, least: int,
+    bad_share: float,
+) -> int:  # fmt: skip
     """Raises a UserError for a value out of its range; returns the number of the scarce group."""
     for name, value in (("size", size), ("test_identities", test), ("min_images", least)):
         if value < 1:
             raise UserError(f"config.data.{name}={value}: at least 1 is needed")
+    if validation < 0:
+        raise UserError(f"config.data.validation_identities={validation}: at least 0 is needed")
     if train is not None and train < 2:
         raise UserError(f"config.data.identities={train}: at least 2 are needed to train on, or None for all")
     if not 0 <= share < 1:
@@ -249,25 +271,30 @@ def _check(
         raise UserError(f"{listed.source} has only the group {', '.join(map(repr, listed.groups))}: two are needed")
     if scarce and scarce not in listed.groups:
         raise UserError(f"config.data.scarce_group={scarce!r}: choose one of {', '.join(listed.groups)}")
-    if test > len(listed.names) - 2:
+    if test + validation > len(listed.names) - 2:
+        held_out = f"config.data.test_identities={test}"
+        if validation:
+            held_out += f", config.data.validation_identities={validation}"
         raise UserError(
-            f"config.data.test_identities={test}: {listed.source} has {len(listed.names)} identities, and at least 2 "
+            f"{held_out}: {listed.source} has {len(listed.names)} identities, and at least 2 "
             "must be left to train on; choose fewer"
         )
     return listed.groups.index(scarce or listed.groups[0])
 
 
-def _draw_people(listed: Listed, *, seed: int, test: int, train: int | None, min_images: int) -> People:
+def _draw_people(
+    listed: Listed, *, seed: int, test: int, validation: int, train: int | None, min_images: int
+) -> People:  # fmt: skip
     order = np.random.default_rng([seed, _PEOPLE]).permutation(len(listed.names))
     counts = np.bincount(listed.identity, minlength=len(listed.names))
-    rest = order[test:]
+    rest = order[test + validation :]
     enough = rest[counts[rest] >= min_images]
     if train is not None and train > len(enough):
         raise UserError(
             f"config.data.identities={train}: {len(enough)} identities with at least {min_images} images are left "
             "beside those held out for test; choose fewer, or None for all"
         )
-    return People(np.sort(enough[:train]), np.sort(order[:test]))
+    return People(*(np.sort(part) for part in (enough[:train], order[test : test + validation], order[:test])))
 
 
 def _with_enough(rows: np.ndarray, identity: np.ndarray, least: int) -> np.ndarray:
@@ -298,7 +325,7 @@ class _Store:
     """
 
     def __init__(
-        self, listed: Listed, pool: np.ndarray, tests: np.ndarray, size: int, prepared: str, in_memory: bool,
+        self, listed: Listed, pool: np.ndarray, scored: np.ndarray, size: int, prepared: str, in_memory: bool,
         max_bad_share: float,
     ):  # fmt: skip
         self._listed, self._size, self._max_bad_share = listed, size, max_bad_share
@@ -314,7 +341,7 @@ class _Store:
             failed = dict.fromkeys(self._prepared.bad, "found when the file was prepared")
             self._array = self._prepared[pool] if in_memory else None
         else:
-            read = pool if in_memory else tests
+            read = pool if in_memory else scored
             files = [listed.files[row] for row in read.tolist()]
             if in_memory:
                 self._array, bad = host_images.decode(files, size=size)
@@ -344,8 +371,10 @@ class _Store:
 
 
 def _notes(
-    listed: Listed, before: np.ndarray, after: np.ndarray, tests: np.ndarray, scarce: int, size: int, least: int
+    listed: Listed, before: np.ndarray, parts: Mapping[str, np.ndarray], scarce: int, size: int, least: int
 ) -> tuple[str, ...]:
+    """Of the images `before` any are removed, and of each part."""
+
     def counts(rows: np.ndarray) -> str:
         people = np.unique(listed.identity[rows])
         of_image = np.bincount(listed.group[listed.identity[rows]], minlength=len(listed.groups))
@@ -354,16 +383,17 @@ def _notes(
             f"{name} {i} images of {p}" for name, i, p in zip(listed.groups, of_image, of_person, strict=True)
         )
 
+    after = parts["train"]
     removed = len(before) - len(after)
     few = int((listed.group[listed.identity[before]] == scarce).sum())
-    trained, tested = (len(np.unique(listed.identity[rows])) for rows in (after, tests))
+    people = {part: len(np.unique(listed.identity[rows])) for part, rows in parts.items()}
+    held_out = ", ".join(f"{people[p]} identities held out for {p} ({counts(parts[p])})" for p in parts if p != "train")
     share = removed / max(few, 1)
     notes = [
-        f"{tested} identities held out for test ({counts(tests)}), {trained} to train on ({counts(before)}), "
-        f"{size}×{size} pixels",
+        f"{held_out}, {people['train']} to train on ({counts(before)}), {size}×{size} pixels",
         f"{removed} of the {few} training images of group {listed.groups[scarce]!r} removed ({share:.1%}; at least "
         f"{least} of each identity stay): {counts(after)}",
     ]
-    if left := len(listed.names) - trained - tested:
-        notes.append(f"{left} identities are in neither part: fewer than {least} images, or more than were asked for")
+    if left := len(listed.names) - sum(people.values()):
+        notes.append(f"{left} identities are in no part: fewer than {least} images, or more than were asked for")
     return tuple(notes)
