@@ -11,14 +11,14 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
 from benchmarks import peers
 from mbjax import config as config_lib
-from mbjax import sampling, train
-from mbjax.data import DATASETS
+from mbjax import train
 from mbjax.types import Dataset, Split
 
 ROWS, FRAUDS, BATCH = 284_807, 492, 24
@@ -34,21 +34,19 @@ def make_dataset() -> Dataset:
 
 def mbjax_epoch(dataset: Dataset):
     """Returns a function that trains one epoch and waits for its end."""
-    DATASETS["fraud"] = lambda *, seed: dataset
     config: Any = config_lib.base()
     config.update(task="fraud", method="erm", epochs=1)
     config.model.update(hidden=(16, 24, 20, 24), dropout=(0.0, 0.5, 0.0, 0.0))
     config.optimizer.update(lr=0.01, weight_decay=5e-4)
-    experiment = train.build(config_lib.validate(config))
-    advance = train.make_advance(experiment.method, config.updates_per_call)
-    examples = train.on_device(experiment.streams)
-    latest = [experiment.method.init(0)]
+    experiment = train.build(config_lib.validate(config), dataset)
+    updates = train.make_updates(experiment, config.updates_per_call)
+    latest = experiment.method.init(0)
 
     def run() -> None:
-        blocks = train.feed(experiment, 0, [experiment.updates], config.updates_per_call)
-        for count, indices in sampling.prefetch(blocks):
-            latest[0], _ = advance(latest[0], examples, indices, count)
-        jax.block_until_ready(latest[0].params)
+        nonlocal latest
+        start = latest.replace(step=jnp.zeros((), jnp.int32))  # every epoch reads the same batches
+        latest = train.last_state(updates(start, [experiment.updates]))
+        jax.block_until_ready(latest.params)
 
     return run, experiment.updates
 

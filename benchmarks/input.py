@@ -22,6 +22,7 @@ from mbjax import config as config_lib
 from mbjax import sampling, train
 from mbjax.data.images import host_images
 from mbjax.data.people import drawn_faces
+from mbjax.train import updates as updates_lib
 from mbjax.types import HostArray
 
 BATCH = 128
@@ -104,13 +105,13 @@ def training_waits(folder: Path, *, warm: int, updates: int) -> dict[str, float]
         config.data.update(dir=str(folder), on_host=True, prepared=prepared)
         config.updates, config.updates_per_call = warm + updates, 1
         experiment = train.build(config_lib.validate(config))
-        advance, state = train.make_advance(experiment.method, 1), [experiment.method.init(0)]
+        advance, state = updates_lib.make_advance(experiment.method, 1), [experiment.method.init(0)]
 
         def step(block: Any, advance=advance, state=state) -> None:
             state[0], metrics = advance(state[0], {}, block[1], block[0])
             jax.block_until_ready(metrics["loss"])
 
-        blocks = sampling.prefetch(train.feed(experiment, 0, [experiment.updates], 1))
+        blocks = sampling.prefetch(updates_lib.feed(experiment, 0, [experiment.updates], 1))
         shares[what] = waiting_share(blocks, step, warm=warm, steps=updates)
         blocks.close()
     return shares

@@ -13,6 +13,7 @@ however that comes. Then
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -92,33 +93,28 @@ def make_turn(table: Path, *, updates: int, in_memory: bool) -> Callable[[], flo
 
     from configs import table as table_config
     from mbjax import config as config_lib
-    from mbjax import data, sampling, train
-    from mbjax.types import Dataset, Split
-
-    def load(*, path: str, seed: int, validation_share: float, kept_mb: int) -> Dataset:
-        read = data.table.load(path=path, seed=seed, validation_share=validation_share, kept_mb=kept_mb)
-        splits = {name: Split(split.x[:], split.y.astype(np.int32)) for name, split in read.splits.items()}
-        return Dataset(splits, read.classes, read.source)
+    from mbjax import data, train
+    from mbjax.types import Split
 
     config: Any = table_config.get_config()
     config.update_from_flattened_dict({**settings(10**9), "data.path": str(table)})
+    valid = config_lib.validate(config)
+    dataset = data.load(valid.task, seed=valid.seed, **valid.data)
     if in_memory:
-        data.DATASETS["in_memory"] = load
-        config.task = "in_memory"
-    experiment = train.build(config_lib.validate(config))
-    calls = config.updates_per_call
-    advance = train.make_advance(experiment.method, calls)
-    examples = train.on_device(experiment.streams, experiment.method.mesh)
+        splits = {name: Split(split.x[:], split.y.astype(np.int32)) for name, split in dataset.splits.items()}
+        dataset = dataclasses.replace(dataset, splits=splits)
+    experiment = train.build(valid, dataset)
+    do_updates = train.make_updates(experiment, config.updates_per_call)
     latest, step = experiment.method.init(0), 0
 
     def turn() -> float:
         nonlocal latest, step
         started = time.perf_counter()
-        for count, batches in sampling.prefetch(train.feed(experiment, step, [step + updates], calls)):
-            latest, metrics = advance(latest, examples, batches, count)
-            jax.tree.map(np.asarray, metrics)  # as the training loop does
-        jax.block_until_ready(latest.params)
         step += updates
+        for _, state, metrics in do_updates(latest, [step]):
+            jax.tree.map(np.asarray, metrics)  # as the training loop does
+            latest = state
+        jax.block_until_ready(latest.params)
         return time.perf_counter() - started
 
     return turn

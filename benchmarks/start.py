@@ -20,7 +20,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mbjax import data, train
+from mbjax import data
+from mbjax.train import loop
 
 JOBS = {
     "digits": ["--config=configs/digits.py"],
@@ -44,7 +45,7 @@ def watch() -> None:
     started = float(sys.argv.pop(1))
     seconds = {"imports": time.time() - started, "data": 0.0, "programs": 0.0}
     events: collections.Counter[str] = collections.Counter()
-    load, make_advance = data.load, train.make_advance
+    load, make_updates = data.load, loop.make_updates
 
     def timed_load(*arguments: Any, **options: Any) -> Any:
         begun = time.time()
@@ -52,15 +53,16 @@ def watch() -> None:
         seconds["data"] += time.time() - begun
         return loaded
 
-    def timed_advance(*arguments: Any, **options: Any) -> Any:
-        advance = make_advance(*arguments, **options)
+    def timed_updates(*arguments: Any, **options: Any) -> Any:
+        updates = make_updates(*arguments, **options)
 
-        def first(*arguments: Any, **options: Any) -> Any:
-            result = jax.block_until_ready(advance(*arguments, **options))
-            seconds.setdefault("first update", time.time() - started)
-            return result
+        def timed(*arguments: Any, **options: Any) -> Any:
+            for done in updates(*arguments, **options):
+                jax.block_until_ready(done)
+                seconds.setdefault("first update", time.time() - started)
+                yield done
 
-        return first
+        return timed
 
     def on_seconds(event: str, duration_secs: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration" and "first update" not in seconds:
@@ -69,7 +71,7 @@ def watch() -> None:
     def on_event(event: str, **_: Any) -> None:
         events[event.rpartition("/")[2]] += 1
 
-    data.load, train.make_advance = timed_load, timed_advance
+    data.load, loop.make_updates = timed_load, timed_updates
     jax.monitoring.register_event_duration_secs_listener(on_seconds)
     jax.monitoring.register_event_listener(on_event)
     try:

@@ -80,7 +80,7 @@ def test_every_row_of_the_small_scenario_reads_as_many_images(row, folder):
     if config.clean.share == 0.002:
         config.clean.share = 0.11
     experiment = train.build(config_lib.validate(config))
-    shapes = experiment.method.streams
+    shapes = experiment.shapes
     read = [math.prod(shape) for name, shape in shapes.items() if name != "pretrain"]  # m2m's: one of two an update
     assert experiment.updates * sum(read) == 48_000
     assert experiment.model.stem_stride == 2

@@ -322,14 +322,16 @@ class TestLoad:
                 r"class 'b' has no validation example \(train 1, test 1, validation 0\)",
             ),
             ("train", [[0], [0]], [1, 1], r"class 'a' has no train example .*--config\.data\.test_share"),
+            ("train", [[0], [0]], [0, 2], "fake: the train labels must be class numbers, whole numbers from 0 to 1"),
+            ("test", [[0], [0]], [-1, 1], "fake: the test labels must be class numbers"),
+            ("test", [[0], [0], [0]], [0, 1], "fake: the test split has 3 examples and 2 labels"),
         ],
     )
-    def test_every_data_set_is_checked(self, monkeypatch, part, x, y, message):
+    def test_every_data_set_is_checked(self, part, x, y, message):
         good = Split(np.zeros((2, 1), np.float32), np.array([0, 1], np.int32))
         splits = {"train": good, "test": good, part: Split(np.array(x, np.float32), np.array(y, np.int32))}
-        monkeypatch.setitem(data.DATASETS, "fake", lambda *, seed: Dataset(splits, ("a", "b"), "fake"))
         with pytest.raises(UserError, match=message):
-            data.load("fake", seed=0)
+            data.check(Dataset(splits, ("a", "b"), "fake"))
 
 
 def write_fraud(folder: Path, name: str = "creditcard.csv") -> pd.DataFrame:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -112,7 +113,7 @@ def start(workdir, *options: str, processes: int = 1, devices: int = 4) -> list[
 JOIN = """
 import jax
 jax.config.update("jax_platforms", "cpu")
-from mbjax import hosts
+from mbjax.devices import hosts
 hosts._JOIN_SECONDS = 2
 try:
     hosts.start(hosts.Place("127.0.0.1:{port}", 2, {process}))
@@ -140,6 +141,34 @@ def test_a_port_that_is_taken_is_refused():
         finished = join(port, 0)
     assert finished.stdout.startswith(f"--coordinator=127.0.0.1:{port}: cannot join the job (")
     assert "in use" in finished.stdout
+
+
+FEED = """
+import jax
+import numpy as np
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 1)
+from mbjax.devices import hosts, parallel
+hosts.start(hosts.Place("127.0.0.1:{port}", 2, {process}))
+mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 1), (parallel.AXIS, parallel.BATCH))
+fed = parallel.feed(lambda rows: print(rows.tolist()) or 10 * rows, np.arange(12).reshape(1, 3, 4), mesh)
+print(fed.shape, fed.addressable_shards[0].data.tolist())
+hosts.finish()
+"""
+
+
+def test_a_process_reads_what_its_own_devices_are_given():
+    """Of 3 pairs for two devices, the first one comes again."""
+    port = free_port()
+    commands = [[sys.executable, "-c", FEED.format(port=port, process=process)] for process in range(2)]
+    pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, cwd=ROOT, **pipe) for command in commands]
+    pairs = [0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]
+    for process, own in zip(started, ([pairs[0], pairs[1]], [pairs[2], pairs[0]]), strict=True):
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        lines = [line for line in output.splitlines() if "Gloo" not in line]
+        assert lines == [str([own]), f"(1, 4, 4) {[[[10 * row for row in pair] for pair in own]]}"]
 
 
 def wait_for(path: pathlib.Path, processes: list[subprocess.Popen]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import mbjax
 
 ROOT = pathlib.Path(mbjax.__file__).parent
-# From the top down, as DESIGN has it. A module may import those in later rows, and its own package.
+# From the top down. A module may import those in later rows, and its own package.
 LAYERS = [
     {"main"}, {"compare"}, {"cli"}, {"train"}, {"report"}, {"evaluation"}, {"methods"}, {"meta"}, {"devices"},
     {"sampling"}, {"data"}, {"models"}, {"augment", "losses"}, {"meta_checks", "state", "config"}, {"types"},

@@ -24,6 +24,7 @@ from mbjax.meta import make_meta_step
 from mbjax.methods import Problem
 from mbjax.state import TrainState
 from mbjax.train import checkpoint
+from mbjax.train import updates as updates_lib
 from mbjax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -241,13 +242,10 @@ def test_a_run_resumes_to_the_bit_and_on_another_number_of_devices(tmp_path, cap
 
 def test_a_spread_run_compiles_once(caplog):
     experiment = train.build(config_lib.validate(config_of(parallel="shard_map")))
-    advance = train.make_advance(experiment.method, 4)
-    examples = train.on_device(experiment.streams, experiment.method.mesh)
+    examples = updates_lib.on_device(experiment.streams, experiment.method.mesh)
     assert examples["support"]["x"] is examples["query"]["x"]
-    state = experiment.method.init(0)
     with jax.log_compiles():
-        for count, indices in train.feed(experiment, 0, [10, 15], 4):
-            state, _ = advance(state, examples, indices, count)
+        state = train.last_state(train.make_updates(experiment, 4)(experiment.method.init(0), [10, 15]))
     assert int(state.step) == 15
     assert caplog.text.count("Compiling jit(advance)") == 1
 
@@ -272,11 +270,7 @@ def test_every_method_trains_on_two_devices_as_on_one(name):
         config.model = {"name": "cnn", "channels": (4, 4), "head": "linear"}
         experiment = train.build(config_lib.validate(config))
         assert (experiment.method.mesh is None) == (wrapper == "none")
-        state = experiment.method.init(0)
-        examples = train.on_device(experiment.streams, experiment.method.mesh)
-        advance = train.make_advance(experiment.method, 4)
-        for count, indices in train.feed(experiment, 0, [4], 4):
-            state, metrics = advance(state, examples, indices, count)
+        ((_, state, metrics),) = train.make_updates(experiment, 4)(experiment.method.init(0), [4])
         found[wrapper] = jax.tree.map(np.asarray, (state.params, state.model_state, metrics))
     assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(found["none"]))
     for one, two in zip(jax.tree.leaves(found["none"]), jax.tree.leaves(found["shard_map"]), strict=True):
@@ -297,19 +291,22 @@ def test_evaluation_on_two_devices_equals_that_on_one(batch_size):
 
 
 def test_what_is_fed_lies_where_it_is_used():
-    mesh, asked = mesh_of(2), []
+    x, asked = np.arange(60 * 2).reshape(60, 2), []
 
-    def read(box):
-        asked.append(box)
-        return np.arange(3 * 4 * 5 * 2).reshape(3, 4, 5, 2)[(*box,)]
+    def read(rows):
+        asked.append(rows)
+        return x[rows]
 
-    fed = parallel.feed(read, (3, 4, 5), mesh)
-    assert asked == [(slice(0, 3), slice(0, 4), slice(0, 5))]
-    np.testing.assert_array_equal(fed, np.arange(120).reshape(3, 4, 5, 2))
+    rows = np.random.default_rng(0).integers(60, size=(3, 4, 5))
+    fed = parallel.feed(read, rows, mesh_of(2))
+    np.testing.assert_array_equal(asked, [rows])
+    np.testing.assert_array_equal(fed, x[rows])
     assert [shard.data.shape for shard in fed.addressable_shards] == [(3, 2, 5, 2)] * 2
-    batch = parallel.feed(lambda box: np.arange(12).reshape(2, 6)[box], (2, 6), mesh_of(1))
+    odd = parallel.feed(read, rows[:, :3], mesh_of(2))
+    np.testing.assert_array_equal(odd, x[rows[:, [0, 1, 2, 0]]])
+    batch = parallel.feed(lambda rows: rows, np.arange(12).reshape(2, 6), mesh_of(1))
     assert [shard.data.shape for shard in batch.addressable_shards] == [(2, 3)] * 2
-    uneven = parallel.feed(lambda box: np.arange(10).reshape(2, 5)[box], (2, 5), mesh_of(1))
+    uneven = parallel.feed(lambda rows: rows, np.arange(10).reshape(2, 5), mesh_of(1))
     assert [shard.data.shape for shard in uneven.addressable_shards] == [(2, 5)] * 2
 
 
@@ -327,7 +324,8 @@ def test_examples_that_stay_on_the_host_are_fed_in_parts():
     experiment = train.build(config_lib.validate(config_of(parallel="shard_map")))
     streams = {name: dataclasses.replace(s, x=OnHost(s.x)) for name, s in experiment.streams.items()}
     on_host = dataclasses.replace(experiment, streams=streams)
-    for (count, fed), (_, rows) in zip(*(train.feed(e, 0, [4, 6], 4) for e in (on_host, experiment)), strict=True):
+    calls = [updates_lib.feed(e, 0, [4, 6], 4) for e in (on_host, experiment)]
+    for (count, fed), (_, rows) in zip(*calls, strict=True):
         for name, stream in experiment.streams.items():
             chosen = np.asarray(rows[name])[:count]
             assert chosen.shape[1] == 8  # 7 pairs, and one for the other device to have equally many
@@ -342,7 +340,7 @@ def test_an_unknown_wrapper_is_refused():
 
 
 def test_a_cpu_has_a_device_for_each_core_unless_told_otherwise():
-    script = "import jax; from mbjax import parallel; parallel.use_all_cores(); print(len(jax.devices('cpu')))"
+    script = "import jax; from mbjax.devices import parallel; parallel.use_all_cores(); print(len(jax.devices('cpu')))"
     cores = len(os.sched_getaffinity(0))
     assert run(script, JAX_PLATFORMS="cpu").stdout == f"{cores}\n"
     assert run(script, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="3").stdout == "3\n"

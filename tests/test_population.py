@@ -36,12 +36,8 @@ def train_alone(config, seed, **numbers):
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(numbers)
     experiment = build(config, seed)
-    advance = train.make_advance(experiment.method, config.updates_per_call)
-    examples = train.on_device(experiment.streams)
-    state = experiment.method.init(seed)
-    for count, indices in train.feed(experiment, 0, [experiment.updates], config.updates_per_call):
-        state, _ = advance(state, examples, indices, count)
-    return state
+    updates = train.make_updates(experiment, config.updates_per_call)
+    return train.last_state(updates(experiment.method.init(seed), [experiment.updates]))
 
 
 def assert_close(a, b):

@@ -550,25 +550,3 @@ class TestGroups:
             stream(Split(self.split.x, self.split.y), "over", balance="group", name="query")
         with pytest.raises(UserError, match=r"config.query.sampler='smote' makes new examples of arrays in memory"):
             stream(self.split, "smote", name="query")
-
-
-@pytest.mark.parametrize(
-    ("box", "drawn"),
-    [
-        ((slice(0, 7), slice(0, 4)), 7), ((slice(2, 5), slice(0, 4)), 3), ((slice(2, 5), slice(1, 3)), 3),
-        ((slice(5, 9), slice(0, 4)), 4), ((slice(7, 9), slice(0, 4)), 2),
-    ],
-)  # fmt: skip
-def test_a_part_of_an_update_is_drawn_alone(box, drawn):
-    """What a process reads of 7 pairs, with pairs 7 and 8 as padding, which repeat the first ones."""
-    counts = []
-
-    def take(start, count):
-        counts.append(count)
-        return np.arange(start, start + count, dtype=np.int32)
-
-    stream = Stream(np.zeros((1, 1)), np.zeros(1), 1, take)
-    whole = np.arange(5 * 7 * 4).reshape(5, 7, 4)[2:5]
-    rows = np.arange(box[0].start, box[0].stop) % 7
-    np.testing.assert_array_equal(stream.indices(2, 3, (7, 4), box), whole[:, rows][:, :, box[1]])
-    assert sum(counts) == 3 * drawn * 4

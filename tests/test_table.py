@@ -18,7 +18,7 @@ from configs import table as table_config
 from mbjax import config as config_lib
 from mbjax import data, train
 from mbjax.data.tables import table, table_reader
-from mbjax.train import checkpoint
+from mbjax.train import checkpoint, loop, updates
 from mbjax.types import Dataset, UserError
 
 N = 6000
@@ -530,7 +530,7 @@ def test_a_run_on_a_table_learns_and_goes_on_to_the_bit(arrays, tmp_path, monkey
     assert 0.7 < result["train"]["roc_auc"] < 1
     assert any("are scored" in note for note in result["data"]["notes"])
 
-    monkeypatch.setattr(train, "_show", lambda row, *_: (_ for _ in ()).throw(KeyboardInterrupt))  # after the save
+    monkeypatch.setattr(loop, "_show", lambda row, *_: (_ for _ in ()).throw(KeyboardInterrupt))  # after the save
     with pytest.raises(KeyboardInterrupt):
         train.train_and_evaluate(config, tmp_path / "stopped")
     monkeypatch.undo()
@@ -557,7 +557,7 @@ def test_a_run_reads_the_rows_that_its_sampler_draws(arrays):
     x, y = values()
     train_rows = file_rows(experiment.dataset.train)
     scaled = experiment.dataset.train.x[:]
-    count, batches = next(iter(train.feed(experiment, 4, [8], 4)))
+    count, batches = next(updates.feed(experiment, 4, [8], 4))
     assert count == 4
     for name, size in (("support", 24), ("query", 16)):
         batch: Any = batches[name]

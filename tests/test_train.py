@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 from mbjax import config as config_lib
 from mbjax import data, losses, methods, models, report, train
 from mbjax.train import checkpoint, loop
-from mbjax.types import Split, UserError
+from mbjax.types import Dataset, Split, UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 REAL = os.environ.get("MBJAX_DATA_DIR", "")
@@ -117,17 +118,16 @@ def test_the_margin_grows_over_the_first_updates(method, overrides, metrics):
     config.model.update(hidden=(8,), dropout=(), head="cosine")
     config.loss.update(name="cosface", margin=0.5, scale=4.0, gamma=0.0, margin_warmup=0.5)
     experiment = train.build(config_lib.validate(config))
-    advance, examples = train.make_advance(experiment.method, 1), train.on_device(experiment.streams)
+    updates = train.make_updates(experiment, 1)
     apply: Any = experiment.model.apply
     for step, margin in ((0, 0.0), (1, 0.5 / 6), (3, 0.25), (6, 0.5), (11, 0.5)):
         state = experiment.method.init(0)
         params = jax.tree.map(np.array, state.params)
-        ((count, indices),) = train.feed(experiment, step, [step + 1], 1)
-        _, found = advance(state.replace(step=state.step + step), examples, indices, count)
+        ((_, _, found),) = updates(state.replace(step=state.step + step), [step + 1])
         assert np.isfinite(found["loss"][0])
         for metric, name in metrics.items():
             stream = experiment.streams[name or "support"]
-            rows = stream.indices(step, 1, experiment.method.streams[name or "support"]).ravel()
+            rows = stream.indices(step, 1, experiment.shapes[name or "support"]).ravel()
             cosines = np.asarray(apply({"params": params}, stream.x[rows], train=False), float)
             own = np.eye(cosines.shape[1])[stream.labels["y"][rows]]
             z = 4 * (cosines - margin * own) if name else cosines
@@ -182,15 +182,70 @@ def test_every_method_goes_on_from_its_checkpoint_to_the_bit(method, tmp_path):
     assert_same_bits(*states)
 
 
-def test_training_compiles_once():
+def test_training_compiles_once(caplog):
     experiment = train.build(config_lib.validate(small_config()))
-    advance = train.make_advance(experiment.method, 4)
-    examples = train.on_device(experiment.streams)
-    state = experiment.method.init(0)
-    for count, indices in train.feed(experiment, 0, [10, 15], 4):
-        state, _ = advance(state, examples, indices, count)
-    assert int(state.step) == 15
-    assert advance._cache_size() == 1
+    updates, state = train.make_updates(experiment, 4), experiment.method.init(0)
+    with jax.log_compiles():
+        for stops in ([10, 15], [23]):
+            state = train.last_state(updates(state, stops))
+            assert int(state.step) == stops[-1]
+    assert caplog.text.count("Compiling jit(advance)") == 1
+
+
+def test_no_call_goes_past_a_stop_and_a_closed_generator_leaves_no_thread():
+    experiment = train.build(config_lib.validate(small_config("erm")))
+    make = train.make_updates(experiment, 4)
+    done = [(count, int(state.step)) for count, state, _ in make(experiment.method.init(0), [10, 11, 15])]
+    assert done == [(4, 4), (4, 8), (2, 10), (1, 11), (4, 15)]
+    state = experiment.method.init(0).replace(step=jnp.int32(8))
+    updates = make(state, [10, 400])
+    assert next(updates)[0] == 2
+    assert any(thread.name == "prefetch" for thread in threading.enumerate())
+    updates.close()
+    assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+
+
+def two_classes(seed: int = 0) -> Dataset:
+    """90 and 30 points, one to the right of the other."""
+    rng = np.random.default_rng(seed)
+    y = (np.arange(120) % 4 == 0).astype(np.int32)
+    x = (rng.normal(size=(120, 3)) + 3 * y[:, None] * [1, 0, 0]).astype(np.float32)
+    return Dataset({"train": Split(x[:80], y[:80]), "test": Split(x[80:], y[80:])}, ("no", "yes"), "points")
+
+
+def test_a_data_set_of_ones_own_is_trained_on(tmp_path):
+    config = small_config(task="mine", updates=50)
+    result = train.train_and_evaluate(config, tmp_path, two_classes())
+    assert result["task"] == "mine"
+    assert result["data"]["class_counts"] == {"train": [60, 20], "test": [30, 10]}
+    assert result["test"]["roc_auc"] > 0.9
+    assert train.train_and_evaluate(config, tmp_path, two_classes()) == result
+    with pytest.raises(UserError, match="holds a finished run on other data"):
+        train.train_and_evaluate(config, tmp_path, two_classes(1))
+    (tmp_path / "result.json").unlink()
+    with pytest.raises(UserError, match="was trained on other data"):
+        train.train_and_evaluate(config, tmp_path, two_classes(1))
+    alone = dataclasses.replace(two_classes(), splits={"train": two_classes().train})
+    with pytest.raises(UserError, match="points: there is no 'test' split among train"):
+        train.build(config_lib.validate(config), alone)
+    with pytest.raises(UserError, match=r"config.task='mine': choose one of"):
+        train.build(config_lib.validate(config))
+
+
+def test_a_method_of_ones_own_is_one_object_that_is_built_once(tmp_path, monkeypatch):
+    problems = []
+
+    def build(problem: methods.Problem, *, train: dict[str, Any]) -> methods.Method:
+        problems.append((problem.updates, np.asarray(problem.class_counts).tolist(), train["batch_size"]))
+        return methods.METHODS["erm"].build(problem)
+
+    recipe = methods.Recipe(build, streams=methods.batch_of("train"), epoch_stream="train")
+    monkeypatch.setitem(methods.METHODS, "mine", recipe)
+    config = small_config("mine", epochs=2, **{"train.batch_size": 16, "train.sampler": "over"})
+    config.updates = None
+    result = train.train_and_evaluate(config, tmp_path, two_classes())
+    assert result["updates"] == 2 * 120 // 16
+    assert problems == [(15, [60, 20], 16)]
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.15, 0.4])
@@ -429,28 +484,18 @@ class OnHost:
         return self._array[rows]
 
 
-def test_examples_that_stay_on_the_host_train_to_the_same_bits(tmp_path, monkeypatch):
+def test_examples_that_stay_on_the_host_train_to_the_same_bits(tmp_path):
     config = small_config()
     train.train_and_evaluate(config, tmp_path / "device")
-    host = []
-    original = data.load
-    monkeypatch.setattr(data, "load", lambda *a, **o: load_with(original, host, *a, **o))
-    result = train.train_and_evaluate(config, tmp_path / "host")
-    # 30 updates of 6 pairs of 24 and 16, less what three evaluations read.
-    assert host[0].read == 30 * 6 * (24 + 16) + 3 * len(host[0])
+    dataset = data.load(config.task, seed=config.seed, **config.data)
+    splits = {name: Split(OnHost(split.x), split.y) for name, split in dataset.splits.items()}
+    result = train.train_and_evaluate(config, tmp_path / "host", dataclasses.replace(dataset, splits=splits))
+    read = splits["train"].x
+    # 30 updates of 6 pairs of 24 and 16, and what three evaluations read.
+    assert read.read == 30 * 6 * (24 + 16) + 3 * len(read)
     on_device = json.loads((tmp_path / "device/result.json").read_text())
     assert result["test"] == on_device["test"]
     assert_same_bits(*(dict(np.load(tmp_path / folder / "predictions.npz")) for folder in ("device", "host")))
-
-
-def load_with(original, host, *args, **options):
-    """The data set with its examples on the host."""
-    dataset = original(*args, **options)
-    splits = {}
-    for name, split in dataset.splits.items():
-        host.append(OnHost(split.x))
-        splits[name] = Split(host[-1], split.y)
-    return dataclasses.replace(dataset, splits=splits)
 
 
 def test_the_learning_rate_drops_to_a_tenth_and_batch_norm_does_not_decay():
@@ -472,11 +517,11 @@ def test_warm_up_trains_plainly_on_the_support_batches():
     config = small_config(**{"meta.warmup": 0.5, "optimizer.momentum": 0.0, "model.dropout": ()})
     experiment = train.build(config_lib.validate(config))
     state = experiment.method.init(0)
-    examples = train.on_device(experiment.streams, experiment.method.mesh)
-    batches = {
-        name: {k: v[experiment.streams[name].indices(0, 1, shape)[0]] for k, v in examples[name].items()}
-        for name, shape in experiment.method.streams.items()
-    }
+    batches = {}
+    for name, shape in experiment.shapes.items():
+        stream = experiment.streams[name]
+        rows = stream.indices(0, 1, shape)[0]
+        batches[name] = {"x": jnp.asarray(stream.x[rows]), "y": jnp.asarray(stream.y[rows])}
     loss_fn = losses.supervised_loss(experiment.model.apply)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches["support"])
     gradient = jax.grad(lambda p: loss_fn(p, {}, flat, jax.random.key(0))[0])(state.params)

@@ -53,12 +53,28 @@ def load(task: str, *, seed: int, **options: Any) -> Dataset:
                 f"config.data.{name}={value!r}: task {task!r} takes no such option; it takes {', '.join(known)}"
             )
     dataset = DATASETS[task](seed=seed, **options)
-    _check(dataset)
+    check(dataset)
     return dataset
 
 
-def _check(dataset: Dataset) -> None:
-    """Raises a UserError if a class is missing from a split or a feature is not finite."""
+def check(dataset: Dataset) -> None:
+    """Raises a UserError if one cannot train and test on the data.
+
+    That is: a split is missing or has another number of labels than of examples, a label is not a class number, a class
+    is missing from a split, or a feature is not finite.
+    """
+    for part in ("train", "test"):
+        if part not in dataset.splits:
+            raise UserError(f"{dataset.source}: there is no {part!r} split among {', '.join(dataset.splits) or 'none'}")
+    for part, split in dataset.splits.items():
+        if len(split.x) != len(split.y):
+            raise UserError(f"{dataset.source}: the {part} split has {len(split.x)} examples and {len(split.y)} labels")
+        numbered = part == "train" or dataset.kind == "classification"  # people of the other splits have numbers apart
+        if numbered and not (np.issubdtype(split.y.dtype, np.integer) and _within(split.y, len(dataset.classes))):
+            raise UserError(
+                f"{dataset.source}: the {part} labels must be class numbers, whole numbers from 0 to "
+                f"{len(dataset.classes) - 1}"
+            )
     if len(dataset.classes) < 2:
         only = f"only {dataset.classes[0]!r}" if dataset.classes else "none"
         raise UserError(f"{dataset.source}: at least two classes are needed, the labels hold {only}")
@@ -77,6 +93,10 @@ def _check(dataset: Dataset) -> None:
         in_memory = isinstance(split.x, np.ndarray)  # what is read by index its loader has checked
         if in_memory and np.issubdtype(split.x.dtype, np.floating) and not np.isfinite(split.x).all():
             raise UserError(f"{dataset.source}: the {part} features are not all finite; are there values beyond 1e38?")
+
+
+def _within(y: np.ndarray, classes: int) -> bool:
+    return len(y) == 0 or (int(y.min()) >= 0 and int(y.max()) < classes)
 
 
 def _check_identification(dataset: Dataset) -> None:

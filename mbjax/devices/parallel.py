@@ -103,11 +103,6 @@ def padded(pairs: int, groups: int) -> int:
     return pairs + -pairs % groups
 
 
-def padded_shape(shape: tuple[int, ...], mesh: Mesh | None) -> tuple[int, ...]:
-    """The shape of what an update is given, where it takes `[batch]` or `[pairs, batch]`."""
-    return shape if mesh is None or len(shape) == 1 else (padded(shape[0], mesh.shape[AXIS]), *shape[1:])
-
-
 def flat(mesh: Mesh | None) -> Mesh | None:
     """The same devices as one group, for what has no pairs."""
     return mesh and Mesh(mesh.devices.reshape(1, -1), (AXIS, BATCH))
@@ -219,32 +214,34 @@ def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     return jax.tree.map(put, tree)
 
 
-def feed(read: Callable[[tuple[slice, ...]], Any], shape: tuple[int, ...], mesh: Mesh | None) -> PyTree:
-    """Arrays of several updates' batches on their devices, of which each process makes its own part only.
+def feed(read: Callable[[np.ndarray], Any], rows: np.ndarray, mesh: Mesh | None) -> PyTree:
+    """What the devices are given of the batches of several updates; each process reads its devices' part alone.
 
     Args:
-      read: `read(box) -> tree of arrays`, the part that `box` cuts out of `shape`: slices with numbers, one an axis of
-        `shape`. What the arrays have beyond these axes is theirs.
-      shape: `[updates, batch]` or `[updates, pairs, batch]`, pairs a multiple of the mesh's groups.
+      read: `read(part of rows) -> tree of arrays`, whose first axes are the part's; what they have beyond is theirs.
+      rows: indices of examples, `[updates, batch]` or `[updates, pairs, batch]`. Where the pairs do not divide by the
+        mesh's groups, the first ones come again until they do.
       mesh: of `choose_mesh`; None for the default device.
     """
     if mesh is None:
-        return jax.tree.map(jnp.asarray, read(tuple(slice(0, size) for size in shape)))
-    spec = [None, *_spec(len(shape) - 1)]
-    for axis, (name, size) in enumerate(zip(spec, shape, strict=True)):
+        return jax.tree.map(jnp.asarray, read(rows))
+    if rows.ndim == 3:
+        rows = rows[:, np.arange(padded(rows.shape[1], mesh.shape[AXIS])) % rows.shape[1]]
+    spec = [None, *_spec(rows.ndim - 1)]
+    for axis, (name, size) in enumerate(zip(spec, rows.shape, strict=True)):
         if name is not None and size % mesh.shape[name]:
             spec[axis] = None  # every device gets all of what does not divide, a small batch
     sharding = NamedSharding(mesh, PartitionSpec(*spec))
-    parts = sharding.addressable_devices_indices_map(shape).values()
-    boxes = [[s.indices(size)[:2] for s, size in zip(part, shape, strict=True)] for part in parts if part is not None]
-    lows, highs = np.min(boxes, axis=0)[:, 0].tolist(), np.max(boxes, axis=0)[:, 1].tolist()
-    own = read(tuple(map(slice, lows, highs)))
+    parts = [part for part in sharding.addressable_devices_indices_map(rows.shape).values() if part is not None]
+    boxes = np.array([[s.indices(size)[:2] for s, size in zip(part, rows.shape, strict=True)] for part in parts])
+    lows, highs = boxes[..., 0].min(axis=0).tolist(), boxes[..., 1].max(axis=0).tolist()
+    own = read(rows[tuple(map(slice, lows, highs))])
 
     def put(array: np.ndarray) -> jax.Array:
         def cut(index: Any) -> np.ndarray:
-            starts = [s.indices(size)[:2] for s, size in zip(index[: len(shape)], shape, strict=True)]
+            starts = [s.indices(size)[:2] for s, size in zip(index[: rows.ndim], rows.shape, strict=True)]
             return array[tuple(slice(a - low, b - low) for (a, b), low in zip(starts, lows, strict=True))]
 
-        return jax.make_array_from_callback((*shape, *array.shape[len(shape) :]), sharding, cut)
+        return jax.make_array_from_callback((*rows.shape, *array.shape[rows.ndim :]), sharding, cut)
 
     return jax.tree.map(put, own)

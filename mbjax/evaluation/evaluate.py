@@ -125,7 +125,7 @@ class _Batches:
         self._x = self._read(self._rows) if isinstance(split.x, np.ndarray) else None
 
     def _read(self, rows: np.ndarray) -> jax.Array:
-        return parallel.feed(lambda box: self._split.x[rows[box]], rows.shape, self._mesh)
+        return parallel.feed(lambda part: self._split.x[part], rows, self._mesh)
 
     def map(self, function: Callable[[int, Any], jax.Array]) -> np.ndarray:
         """`function(number of the batch, its examples)` of all, `[n, ...]`."""

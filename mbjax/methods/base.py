@@ -16,6 +16,10 @@ from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, Params
 
 State = TypeVar("State", bound=TrainState)
+Sections = Mapping[str, Mapping[str, Any]]
+"""The sections of a configuration by their names."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""What an update takes from each stream: `[batch]` or `[pairs, batch]` examples."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,16 +102,33 @@ class Method:
     Attributes:
       init: `init(seed) -> state`, a `TrainState` or a subclass of it with what the method keeps besides.
       step: `step(state, {stream: batch}) -> (state, metrics)`, one update, pure; metrics hold `loss`.
-      streams: the shape of what an update takes from each stream, the last axis a batch. A stream's name is that of
-        its section in the configuration.
-      epoch_stream: the stream whose passes count as epochs.
       mesh: what the step is spread over, and where `init` puts the state; None for JAX's default device.
       choices: what was left to mbjax to choose, and its choice, by the key of the configuration that overrides it.
     """
 
     init: Callable[[int], TrainState]
     step: Callable[[Any, Mapping[str, Batch]], tuple[TrainState, Metrics]]
-    streams: Mapping[str, tuple[int, ...]]
-    epoch_stream: str
     mesh: Mesh | None = None
     choices: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A method before it is built: all that a file of `mbjax/methods/` says to the rest of mbjax.
+
+    Attributes:
+      build: `build(problem, *, section, …) -> Method`. Its keyword-only parameters name the sections of the
+        configuration that it takes, each a dict of its own.
+      streams: `streams(sections) -> {stream: shape}`, what an update takes from each stream, the last axis a batch. It
+        reads the configuration alone. A stream's name is that of its section.
+      epoch_stream: the stream whose passes count as epochs.
+    """
+
+    build: Callable[..., Method]
+    streams: Callable[[Sections], Shapes]
+    epoch_stream: str
+
+
+def batch_of(*names: str) -> Callable[[Sections], Shapes]:
+    """The `streams` of a method that takes one batch of each of these streams."""
+    return lambda sections: {name: (sections[name]["batch_size"],) for name in names}

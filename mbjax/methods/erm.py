@@ -7,21 +7,21 @@ import jax
 import jax.numpy as jnp
 
 from mbjax import losses
-from mbjax.methods.base import Method, Problem
+from mbjax.methods.base import Method, Problem, Recipe, batch_of
 from mbjax.state import TrainState
 from mbjax.types import Batch, Metrics, UserError
 
 
-def build(problem: Problem, *, train: dict[str, Any]) -> Method:
-    """Plain training with the settings of `config.train`."""
+def build(problem: Problem) -> Method:
+    """Plain training on the batches of `config.train`."""
 
     def step(state: TrainState, batches: Mapping[str, Batch]) -> tuple[TrainState, Metrics]:
         return problem.descend(state, batches["train"], jax.random.fold_in(state.rng, state.step))
 
-    return Method(init=problem.init, step=step, streams={"train": (train["batch_size"],)}, epoch_stream="train")
+    return Method(init=problem.init, step=step)
 
 
-def build_drw(problem: Problem, *, train: dict[str, Any], loss: dict[str, Any]) -> Method:
+def build_drw(problem: Problem, *, loss: dict[str, Any]) -> Method:
     """Deferred re-weighting: plain training whose class weights start after a share `config.loss.deferred` of it.
 
     Cao et al. 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", section 3.3. The
@@ -38,7 +38,7 @@ def build_drw(problem: Problem, *, train: dict[str, Any], loss: dict[str, Any]) 
             f"config.loss.class_weight={loss['class_weight']!r}: the method drw brings class weights of its own, "
             'later in training; leave it at "none"'
         )
-    plain = build(problem, train=train)
+    plain = build(problem)
     class_weights = losses.effective_weights(problem.class_counts, loss["beta"])
     start = loss["deferred"] * problem.updates
 
@@ -47,4 +47,8 @@ def build_drw(problem: Problem, *, train: dict[str, Any], loss: dict[str, Any]) 
         weights = jnp.where(state.step >= start, weights / weights.mean(), 1)
         return plain.step(state, {"train": losses.reweighted(batches["train"], weights)})
 
-    return Method(init=plain.init, step=step, streams=plain.streams, epoch_stream=plain.epoch_stream)
+    return Method(init=plain.init, step=step)
+
+
+ERM = Recipe(build, streams=batch_of("train"), epoch_stream="train")
+DRW = Recipe(build_drw, streams=batch_of("train"), epoch_stream="train")

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from mbjax import losses
-from mbjax.methods.base import Method, Problem, make_optimizer
+from mbjax.methods.base import Method, Problem, Recipe, batch_of, make_optimizer
 from mbjax.state import TrainState
 from mbjax.types import Batch, Metrics, ModelState, Params, UserError
 
@@ -217,9 +217,7 @@ def phases(updates: Any, *, pretrain: float, deferred: float) -> tuple[Any, Any]
     return first, first + xp.round(deferred * (updates - first)).astype(xp.int32)
 
 
-def build_m2m(
-    problem: Problem, *, train: dict[str, Any], pretrain: dict[str, Any], m2m: dict[str, Any], optimizer: dict[str, Any]
-) -> Method:
+def build_m2m(problem: Problem, *, train: dict[str, Any], m2m: dict[str, Any], optimizer: dict[str, Any]) -> Method:
     """M2m with the settings of `config.m2m`, in three phases:
 
     1. `g` is trained on the batches of `config.pretrain`, for a share `m2m.pretrain` of the updates;
@@ -285,14 +283,12 @@ def build_m2m(
         phase = (state.step >= first).astype(jnp.int32) + (state.step >= second).astype(jnp.int32)
         return jax.lax.switch(phase, (train_g, train_f, translate_and_train_f), state, batches, rng)
 
-    return Method(
-        init=init,
-        step=step,
-        streams={"train": (train["batch_size"],), "pretrain": (pretrain["batch_size"],)},
-        epoch_stream="train",
-    )
+    return Method(init=init, step=step)
 
 
 def _at_least_1(updates: Any) -> Any:
     """A schedule's length, of a phase that may be empty."""
     return jnp.maximum(updates, 1) if isinstance(updates, jax.Array) else max(int(updates), 1)
+
+
+M2M = Recipe(build_m2m, streams=batch_of("train", "pretrain"), epoch_stream="train")

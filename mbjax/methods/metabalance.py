@@ -7,7 +7,7 @@ import jax
 
 from mbjax.devices import parallel
 from mbjax.meta import make_meta_step
-from mbjax.methods.base import Method, Problem
+from mbjax.methods.base import Method, Problem, Recipe, Sections, Shapes
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics
 
@@ -48,11 +48,14 @@ def build(problem: Problem, *, support: dict[str, Any], query: dict[str, Any], m
     return Method(
         init=lambda seed: parallel.replicate(problem.init(seed), mesh),
         step=step,
-        streams={"support": (pairs, support["batch_size"]), "query": (pairs, query["batch_size"])},
-        epoch_stream="query",
         mesh=mesh,
         choices={f"meta.{name}": meta[name] for name in ("grad_mode", "pairs_per_chunk")},
     )
+
+
+def streams(sections: Sections) -> Shapes:
+    """Pairs of a support and a query batch."""
+    return {name: (sections["meta"]["steps"], sections[name]["batch_size"]) for name in ("support", "query")}
 
 
 def choose_chunk(init: Callable[[int], TrainState], pairs: int) -> int:
@@ -62,3 +65,6 @@ def choose_chunk(init: Callable[[int], TrainState], pairs: int) -> int:
     """
     kernels = jax.tree.leaves(jax.eval_shape(init, 0).params)
     return 1 if any(kernel.ndim > 2 for kernel in kernels) else pairs
+
+
+METABALANCE = Recipe(build, streams=streams, epoch_stream="query")

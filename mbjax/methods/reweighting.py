@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from mbjax.losses import reweighted
-from mbjax.methods.base import Method, Problem, learning_rate
+from mbjax.methods.base import Method, Problem, Recipe, batch_of, learning_rate
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
 
@@ -87,7 +87,7 @@ def l2rw_weights(
     return weights / jnp.where(total > 0, total, 1), loss
 
 
-def build_l2rw(problem: Problem, *, train: dict[str, Any], clean: dict[str, Any]) -> Method:
+def build_l2rw(problem: Problem) -> Method:
     """Learning to reweight (Ren et al. 2018, "Learning to Reweight Examples for Robust Deep Learning", algorithm 1).
 
     It trains on the batches of `config.train`, weighted by `l2rw_weights` on the batches of `config.clean`.
@@ -103,12 +103,7 @@ def build_l2rw(problem: Problem, *, train: dict[str, Any], clean: dict[str, Any]
         state, metrics = problem.descend(state, batch, jax.random.fold_in(rng, _MODEL_PASS))
         return state, {**metrics, "clean_loss": clean_loss}
 
-    return Method(
-        init=problem.init,
-        step=step,
-        streams={"train": (train["batch_size"],), "clean": (clean["batch_size"],)},
-        epoch_stream="train",
-    )
+    return Method(init=problem.init, step=step)
 
 
 class WeightNet(nn.Module):
@@ -161,14 +156,7 @@ class MWNetState(TrainState):
     weight_opt_state: optax.OptState
 
 
-def build_mw_net(
-    problem: Problem,
-    *,
-    train: dict[str, Any],
-    clean: dict[str, Any],
-    weight_net: dict[str, Any],
-    optimizer: dict[str, Any],
-) -> Method:
+def build_mw_net(problem: Problem, *, weight_net: dict[str, Any], optimizer: dict[str, Any]) -> Method:
     """Meta-Weight-Net (Shu et al. 2019, "Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting").
 
     Each update, on a batch of `config.train` and one of `config.clean`:
@@ -216,12 +204,7 @@ def build_mw_net(
         state = state.replace(weight_params=weight_params, weight_opt_state=weight_opt_state)
         return state, {**metrics, "clean_loss": clean_loss, "mean_weight": weights.mean()}
 
-    return Method(
-        init=init,
-        step=step,
-        streams={"train": (train["batch_size"],), "clean": (clean["batch_size"],)},
-        epoch_stream="train",
-    )
+    return Method(init=init, step=step)
 
 
 def weight_net_loss(
@@ -255,3 +238,7 @@ def make_weight_optimizer(
     if optimizer not in makers:
         raise UserError(f"config.weight_net.optimizer={optimizer!r}: choose one of {', '.join(makers)}")
     return optax.chain(optax.add_decayed_weights(weight_decay), makers[optimizer]())
+
+
+L2RW = Recipe(build_l2rw, streams=batch_of("train", "clean"), epoch_stream="train")
+MW_NET = Recipe(build_mw_net, streams=batch_of("train", "clean"), epoch_stream="train")

@@ -23,7 +23,6 @@ class ResNet(nn.Module):
       stages: blocks of each stage.
       dtype: what it computes in. Weights and running statistics stay float32.
       conv: see `mbjax.models.conv.convolve`. The parameters are the same.
-      axis_name: the mapped axis over whose devices BatchNorm's batch statistics are taken; each device's own if None.
       head: the last layer, `"linear"` or `"cosine"`: see `mbjax.models.heads`. On an embedding, `"cosine"` is the
         classifier of CosFace.
       embedding: length of an embedding between pooling and head, a linear layer without bias and BatchNorm; without
@@ -37,7 +36,6 @@ class ResNet(nn.Module):
     stages: Sequence[int] = (2, 2, 2, 2)
     dtype: str = "float32"
     conv: ConvImplementation = "auto"
-    axis_name: str | None = None
     head: Head = "linear"
     embedding: int = 0
     stem_stride: int = 1
@@ -66,9 +64,8 @@ class ResNet(nn.Module):
         """
         conv = functools.partial(Conv, dtype=self.dtype, conv=self.conv)
         norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, axis_name=self.axis_name,
-        )  # fmt: skip
+            nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype
+        )
         x = nn.relu(norm()(conv(self.width, stride=self.stem_stride)(x)))
         for stage, blocks in enumerate(self.stages):
             channels = self.width * 2**stage

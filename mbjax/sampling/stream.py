@@ -43,35 +43,19 @@ class Stream:
         """What goes with `x`: `"y"` and, if there are groups, `"group"`."""
         return {"y": self.y} if self.group is None else {"y": self.y, "group": self.group}
 
-    def indices(
-        self, step: int, steps: int, shape: tuple[int, ...], box: tuple[slice, ...] | None = None
-    ) -> np.ndarray:
+    def indices(self, step: int, steps: int, shape: tuple[int, ...]) -> np.ndarray:
         """What the updates `step` … `step + steps - 1` read.
 
         Args:
           step: the first update, from 0.
           steps: how many updates.
           shape: the examples of one update; its last axis is a batch.
-          box: the part of each update that is wanted, a slice with numbers for each axis of `shape`; all if None. No
-            other part of the first axis is drawn. Past the end of that axis come its first rows again.
 
         Returns:
-          Indices into `x` and `y`, `[steps, *shape]` or the box's shape, int32. Batches run on across epochs.
+          Indices into `x` and `y`, `[steps, *shape]`, int32. Batches run on across epochs.
         """
-        size, rows = math.prod(shape), shape[0]
-        first = box[0] if box else slice(0, rows)
-        if first == slice(0, rows):
-            out = self.take(step * size, steps * size).reshape(steps, *shape)
-        else:
-            inner = size // rows
-            low, high = first.start % rows, first.stop - first.start // rows * rows
-            pieces = [(low, min(high, rows))] + [(0, high - rows)] * (high > rows)
-            takes = [
-                self.take((step + k) * size + start * inner, (stop - start) * inner)
-                for k in range(steps) for start, stop in pieces
-            ]  # fmt: skip
-            out = np.concatenate(takes).reshape(steps, first.stop - first.start, *shape[1:])
-        return out[(slice(None), slice(None), *box[1:])] if box else out
+        size = math.prod(shape)
+        return self.take(step * size, steps * size).reshape(steps, *shape)
 
 
 def natural(y: np.ndarray, strategy: Strategy, key: tuple[int, ...]) -> tuple[int, Take]:

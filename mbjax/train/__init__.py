@@ -2,17 +2,16 @@
 
 from mbjax.train.experiment import Experiment, build, make_method
 from mbjax.train.loop import Interrupted, boundaries, stop_signals, train_and_evaluate, train_rows
-from mbjax.train.updates import feed, make_advance, on_device
+from mbjax.train.updates import last_state, make_updates
 
 __all__ = [
     "Experiment",
     "Interrupted",
     "boundaries",
     "build",
-    "feed",
-    "make_advance",
+    "last_state",
     "make_method",
-    "on_device",
+    "make_updates",
     "stop_signals",
     "train_and_evaluate",
     "train_rows",

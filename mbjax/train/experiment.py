@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -22,20 +22,33 @@ _SAMPLING = ("sampler", "sampling_strategy", "neighbors", "balance")  # of a str
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """All that a configuration describes, built."""
+    """All that a configuration describes, built.
+
+    Attributes:
+      dataset: what is trained and tested on.
+      model: the network.
+      sections: the configuration's, as dicts.
+      make_method: `make_method` below, but for the arguments that this run decides.
+      class_counts: training examples of each class, `[classes]`, of what the method reads.
+      method: the method.
+      streams: where its batches come from.
+      shapes: what an update takes from each stream.
+      updates: of the whole run.
+    """
 
     dataset: Dataset
     model: nn.Module
-    sections: Mapping[str, Any]  # of the configuration, as dicts
-    make_method: Callable[..., methods.Method]  # `make_method` below, but for the arguments that this run decides
-    class_counts: np.ndarray  # training examples of each class
+    sections: methods.Sections
+    make_method: functools.partial[methods.Method]
+    class_counts: np.ndarray
     method: methods.Method
     streams: Mapping[str, sampling.Stream]
+    shapes: methods.Shapes
     updates: int
 
 
 def make_method(
-    name: str, *, model: nn.Module, example: np.ndarray, sections: Mapping[str, Any], class_counts: Any, updates: int,
+    name: str, *, model: nn.Module, example: np.ndarray, sections: methods.Sections, class_counts: Any, updates: int,
     groups: bool = False, parallel: parallel_lib.Parallel = "none",
 ) -> methods.Method:  # fmt: skip
     """Builds a method with its loss and optimiser.
@@ -65,7 +78,7 @@ def make_method(
         loss_fn({**sections["loss"], "name": support_loss}) if support_loss else None,
     )  # fmt: skip
     method = methods.build(name, problem, sections)
-    streams = {stream: sections[stream] for stream in method.streams}
+    streams = {stream: sections[stream] for stream in methods.find(name).streams(sections)}
     warmup, main_loss = sections["loss"]["margin_warmup"], sections["loss"]["name"]
     loss_names = {stream: (stream == "support" and support_loss) or main_loss for stream in streams}
     step = augment.before(
@@ -76,32 +89,39 @@ def make_method(
     return dataclasses.replace(method, step=step)
 
 
-def build(config: Config) -> Experiment:
-    """Loads the data and builds the samplers, the model and the method of a valid configuration."""
-    dataset = data.load(config.task, seed=config.seed, **config.data)
+def build(config: Config, dataset: Dataset | None = None) -> Experiment:
+    """Builds the samplers, the model and the method of a valid configuration, each once.
+
+    Args:
+      config: of `mbjax.config.validate`.
+      dataset: what is trained and tested on; `config.task` is then only its name, and `config.data` has no say. If
+        None, it is what these two name.
+
+    Raises:
+      UserError: a mistake in the configuration or the data.
+    """
+    recipe = methods.find(config.method)
+    if dataset is None:
+        dataset = data.load(config.task, seed=config.seed, **config.data)
+    else:
+        data.check(dataset)
     sections = {
         key: value.to_dict() for key, value in config.items() if isinstance(value, ml_collections.FrozenConfigDict)
     }
     model = models.build(**sections["model"], outputs=1 if len(dataset.classes) == 2 else len(dataset.classes))
-    example = np.zeros((1, *dataset.train.x.shape[1:]), dataset.train.x.dtype)
-    method = functools.partial(make_method, config.method, model=model, example=example, groups=bool(dataset.groups))
-    # What a method reads decides its class counts and, it may be, the number of its updates.
-    shapes = method(sections=sections, class_counts=dataset.class_counts, updates=1)
-    parts = cut(dataset, shapes.streams, sections["clean"]["share"], seed=config.seed)
-    class_counts = count_classes(parts[shapes.epoch_stream].y, len(dataset.classes))
-    cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
-    options = {"seed": config.seed, "classes": dataset.classes, "groups": dataset.groups, "cache_dir": cache_dir}
-    read = {name: {key: sections[name][key] for key in _SAMPLING} for name in shapes.streams}
-    streams = {name: sampling.make_stream(parts[name], name=name, **read[name], **options) for name in read}
+    # What the method reads decides its class counts and, it may be, the number of its updates.
+    shapes = recipe.streams(sections)
+    parts = cut(dataset, shapes, sections["clean"]["share"], seed=config.seed)
+    class_counts = count_classes(parts[recipe.epoch_stream].y, len(dataset.classes))
+    streams = _make_streams(parts, sections, dataset, seed=config.seed)
     updates = config.updates
     if updates is None:
-        epoch = streams[shapes.epoch_stream].epoch_length
-        updates = math.ceil(config.epochs * epoch / math.prod(shapes.streams[shapes.epoch_stream]))
-    decided: dict[str, Any] = {"sections": sections, "class_counts": class_counts}
-    return Experiment(
-        dataset=dataset, model=model, make_method=method, **decided,
-        method=method(**decided, updates=updates, parallel=config.parallel), streams=streams, updates=updates,
-    )  # fmt: skip
+        epoch = streams[recipe.epoch_stream].epoch_length
+        updates = math.ceil(config.epochs * epoch / math.prod(shapes[recipe.epoch_stream]))
+    example = np.zeros((1, *dataset.train.x.shape[1:]), dataset.train.x.dtype)
+    make = functools.partial(make_method, config.method, model=model, example=example, groups=bool(dataset.groups))
+    method = make(sections=sections, class_counts=class_counts, updates=updates, parallel=config.parallel)
+    return Experiment(dataset, model, sections, make, class_counts, method, streams, shapes, updates)
 
 
 def cut(dataset: Dataset, streams: Iterable[str], clean_share: float, *, seed: int) -> dict[str, Split]:
@@ -119,6 +139,15 @@ def cut(dataset: Dataset, streams: Iterable[str], clean_share: float, *, seed: i
     groups = (None, None) if train.group is None else (train.group[rows[0]], train.group[rows[1]])
     rest, clean = (Split(train.x[r], train.y[r], group) for r, group in zip(rows, groups, strict=True))
     return {name: clean if name == "clean" else rest for name in streams}
+
+
+def _make_streams(
+    parts: Mapping[str, Split], sections: methods.Sections, dataset: Dataset, *, seed: int
+) -> dict[str, sampling.Stream]:
+    cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
+    options = {"seed": seed, "classes": dataset.classes, "groups": dataset.groups, "cache_dir": cache_dir}
+    read = {name: {key: sections[name][key] for key in _SAMPLING} for name in parts}
+    return {name: sampling.make_stream(parts[name], name=name, **read[name], **options) for name in parts}
 
 
 def chosen(experiment: Experiment) -> dict[str, Any]:

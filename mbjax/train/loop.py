@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 
 from mbjax import config as config_lib
-from mbjax import data, report, sampling
+from mbjax import data, report
 from mbjax.devices import hosts
 from mbjax.devices import parallel as parallel_lib
 from mbjax.evaluation import evaluate, metrics
@@ -25,8 +25,8 @@ from mbjax.state import TrainState
 from mbjax.train import checkpoint
 from mbjax.train.experiment import Experiment, build, chosen
 from mbjax.train.folder import Folder
-from mbjax.train.updates import feed, make_advance, on_device
-from mbjax.types import Config, UserError
+from mbjax.train.updates import make_updates
+from mbjax.types import Config, Dataset, UserError
 
 log = logging.getLogger("mbjax")
 
@@ -41,8 +41,15 @@ class Interrupted(Exception):
         self.exit_status = 128 + signum
 
 
-def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def train_and_evaluate(
+    config: Config, workdir: str | os.PathLike[str], dataset: Dataset | None = None
+) -> dict[str, Any]:
     """Trains what a configuration describes, or goes on where a run in `workdir` stopped.
+
+    Args:
+      config: the configuration.
+      workdir: the run's folder.
+      dataset: what is trained and tested on, in place of what `config.task` and `config.data` name.
 
     Returns:
       What `result.json` holds; `["test"]` are the scores (see `mbjax.evaluation.metrics.scores`).
@@ -54,27 +61,21 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
     valid = config_lib.validate(config)
     parallel_lib.check_processes(valid.parallel)
     folder = Folder(pathlib.Path(workdir))
-    if hosts.leads():
-        folder.claim(valid)
-    hosts.wait_for_all()
-    if hosts.any_of(not folder.config.exists()):
-        raise UserError(f"--workdir={folder.path}: not every process sees it; name a folder that all hosts share")
-    folder.claim(valid)  # the other processes compare theirs
+    _claim(folder, valid)
     if hosts.any_of(hosts.leads() and folder.result.exists()):
-        log.info("%s is finished; its result:", folder.path)
-        return json.loads(folder.result.read_text())
-    experiment = build(valid)
-    dataset = experiment.dataset
-    content = data.digest(dataset, ["train"])
+        return _finished(folder, dataset)
+    experiment = build(valid, dataset)
+    content = data.digest(experiment.dataset, ["train"])
     hosts.check_equal(content, "training data")
-    for note in dataset.notes:
+    for note in experiment.dataset.notes:
         log.info("data: %s", note)
-    mesh, choices = experiment.method.mesh, chosen(experiment)
+    choices = chosen(experiment)
     for name, choice in choices.items():
         log.info("%s: %s", name, choice)
     evaluators = evaluate.make_evaluators(
-        experiment.model, dataset, batch_size=valid.eval.batch_size, protocol=valid.eval.protocol, mesh=mesh
-    )
+        experiment.model, experiment.dataset, batch_size=valid.eval.batch_size, protocol=valid.eval.protocol,
+        mesh=experiment.method.mesh,
+    )  # fmt: skip
     checkpoints = checkpoint.Checkpoints(folder.checkpoints, keep=valid.keep_checkpoints, data=content)
     with contextlib.closing(checkpoints):
         state = checkpoints.restore(experiment.method.init(valid.seed))
@@ -85,28 +86,49 @@ def train_and_evaluate(config: Config, workdir: str | os.PathLike[str]) -> dict[
         started = time.monotonic()
         row, predictions = _loop(experiment, state, evaluators, checkpoints, folder, valid)
     result = {
-        "task": valid.task,
-        "method": valid.method,
-        "seed": valid.seed,
+        **{name: valid[name] for name in ("task", "method", "seed")},
         "updates": experiment.updates,
         "seconds": round(time.monotonic() - started, 2),
         "resumed_at": start,
-        "data": data.describe(dataset),
+        "data": {**data.describe(experiment.dataset), "digest": data.digest(experiment.dataset)},
         "device": jax.devices()[0].device_kind,
         "choices": choices,
         "protocol": valid.eval.protocol,
         **{name: row[name] for name in evaluators},
+        **_with_priors(experiment.dataset, predictions),
     }
-    if dataset.kind == "classification":
-        adjusted = metrics.adjust_priors(
-            predictions["probabilities"], dataset.class_counts / dataset.class_counts.sum()
-        )
-        majority_class = int(dataset.class_counts.argmax())
-        result["priors_test"] = metrics.scores(adjusted, dataset.test.y, majority_class=majority_class)
     if hosts.leads():
         report.plot_run(folder.path, result)
         folder.finish(result, predictions)
     return result
+
+
+def _claim(folder: Folder, config: Config) -> None:
+    """Claims the folder for all processes, which must see it and have the same configuration."""
+    if hosts.leads():
+        folder.claim(config)
+    hosts.wait_for_all()
+    if hosts.any_of(not folder.config.exists()):
+        raise UserError(f"--workdir={folder.path}: not every process sees it; name a folder that all hosts share")
+    folder.claim(config)  # the other processes compare theirs
+
+
+def _finished(folder: Folder, dataset: Dataset | None) -> dict[str, Any]:
+    """The result of a finished run, which must be of the data set that is given."""
+    result = json.loads(folder.result.read_text())
+    if dataset is not None and result["data"].get("digest") != data.digest(dataset):
+        raise UserError(f"{folder.path} holds a finished run on other data: choose another --workdir")
+    log.info("%s is finished; its result:", folder.path)
+    return result
+
+
+def _with_priors(dataset: Dataset, predictions: evaluate.Predictions) -> dict[str, Any]:
+    """The test scores with the training part's priors divided out; nothing for identification."""
+    if dataset.kind != "classification":
+        return {}
+    counts = dataset.class_counts
+    adjusted = metrics.adjust_priors(predictions["probabilities"], counts / counts.sum())
+    return {"priors_test": metrics.scores(adjusted, dataset.test.y, majority_class=int(counts.argmax()))}
 
 
 def train_rows(config: Config, workdir: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
@@ -137,9 +159,7 @@ def _loop(
     """Runs the updates that are left. Returns the last row of `metrics.jsonl`, and the test split's predictions."""
     step = int(state.step)
     stops = boundaries(experiment.updates, config.eval.every, step)
-    examples = on_device(experiment.streams, experiment.method.mesh)
-    advance = make_advance(experiment.method, config.updates_per_call)
-    blocks = sampling.prefetch(feed(experiment, step, stops, config.updates_per_call))
+    updates = make_updates(experiment, config.updates_per_call)(state, stops)
     row, predictions = {}, {}
     logs: list[dict[str, np.ndarray]] = []
     progress = tqdm.tqdm(
@@ -149,11 +169,10 @@ def _loop(
         disable=not (sys.stderr.isatty() and hosts.leads()),
         dynamic_ncols=True,
     )
-    with contextlib.closing(blocks), progress, stop_signals() as signals:
+    with contextlib.closing(updates), progress, stop_signals() as signals:
         if not stops or step >= experiment.updates:
             row, predictions = _evaluate(state, step, {}, evaluators)
-        for count, indices in blocks:
-            state, metrics = advance(state, examples, indices, count)
+        for count, state, metrics in updates:
             logs.append({name: np.asarray(values)[:count] for name, values in metrics.items()})
             _check_finite(logs[-1]["loss"], step)
             step += count

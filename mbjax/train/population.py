@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbjax import sampling, train
 from mbjax.state import TrainState
+from mbjax.train.experiment import Experiment
+from mbjax.train.updates import drive, last_state, make_advance, spans
 
 log = logging.getLogger("mbjax")
 
@@ -48,7 +49,7 @@ class Population:
 
 
 def train_population(
-    experiments: Sequence[train.Experiment],
+    experiments: Sequence[Experiment],
     seeds: Sequence[int],
     settings: Sequence[Mapping[str, float]] = ({},),
     *,
@@ -87,14 +88,13 @@ def is_finite(state: TrainState) -> bool:
     return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
 
 
-def _pays(experiment: train.Experiment) -> bool:
+def _pays(experiment: Experiment) -> bool:
     """Whether training together is the faster; benchmarks/README.md has the figures."""
     if jax.default_backend() != "cpu":
         return True
-    counts = experiment.class_counts
-    method = experiment.make_method(sections=experiment.sections, class_counts=counts, updates=experiment.updates)
-    examples = sum(math.prod(shape) for shape in method.streams.values())
-    convolutions = any(leaf.ndim == 4 for leaf in jax.tree.leaves(jax.eval_shape(method.init, 0).params))
+    examples = sum(math.prod(shape) for shape in experiment.shapes.values())
+    weights = jax.tree.leaves(jax.eval_shape(experiment.method.init, 0).params)
+    convolutions = any(leaf.ndim == 4 for leaf in weights)
     return examples <= _EXAMPLES_TOGETHER and not convolutions
 
 
@@ -102,17 +102,19 @@ def _together(experiments, seeds, settings, updates_per_call) -> list[list[Train
     first = experiments[0]
     numbers = {key: jnp.asarray([setting[key] for setting in settings], jnp.float32) for key in settings[0]}
     member = np.repeat(np.asarray(seeds)[:, None], len(settings), axis=1)
-    counts = jnp.asarray(np.stack([e.class_counts for e in experiments]), jnp.float32)
+    class_counts = jnp.asarray(np.stack([e.class_counts for e in experiments]), jnp.float32)
     examples = jax.tree.map(jnp.asarray, _stack([_examples(e) for e in experiments]))
     updates = np.array([e.updates for e in experiments], np.int32)
     equal = bool((updates == updates[0]).all())
+    last = updates[0] if equal else updates
     options = {"updates": updates[0] if equal else None, "mapped": True}
-    init, advance = _programs(first, tuple(numbers), updates_per_call, **options)
-    states = init(member)
-    for start, indices in sampling.prefetch(_indices(experiments, updates.max(), updates_per_call)):
-        count = np.clip(updates - start, 0, updates_per_call)
-        count, last = (count[0], updates[0]) if equal else (count, updates)
-        states, _ = advance(states, numbers, counts, examples, indices, count, last)
+    init, program = _programs(first, tuple(numbers), updates_per_call, **options)
+
+    def advance(states, counts, rows):
+        count = counts[0] if equal else counts
+        return program(states, numbers, class_counts, examples, rows, count, last)
+
+    states = last_state(drive(advance, init(member), _rows(experiments, updates_per_call)))
     return [[jax.tree.map(lambda x: x[s, v], states) for v in range(len(settings))] for s in range(len(seeds))]  # noqa: B023
 
 
@@ -120,27 +122,34 @@ def _in_turn(experiments, seeds, settings, updates_per_call) -> list[list[TrainS
     numbers = [{key: jnp.float32(value) for key, value in setting.items()} for setting in settings]
     everything = []
     for experiment, seed in zip(experiments, seeds, strict=True):
-        keys = tuple(settings[0])
-        init, advance = _programs(experiment, keys, updates_per_call, updates=experiment.updates, mapped=False)
+        init, advance = _one_seed(experiment, numbers, updates_per_call)
         states = [init(seed) for _ in settings]  # a copy each: the program takes it over
-        counts = jnp.asarray(experiment.class_counts, jnp.float32)
-        examples = jax.tree.map(jnp.asarray, _examples(experiment))
-        for start, indices in sampling.prefetch(_indices([experiment], experiment.updates, updates_per_call)):
-            indices = {name: jnp.asarray(rows[0]) for name, rows in indices.items()}
-            count = min(updates_per_call, experiment.updates - start)
-            states = [
-                advance(state, own, counts, examples, indices, count, experiment.updates)[0]
-                for state, own in zip(states, numbers, strict=True)
-            ]
-        everything.append(states)
+        everything.append(last_state(drive(advance, states, _rows([experiment], updates_per_call))))
     return everything
+
+
+def _one_seed(
+    experiment: Experiment, numbers: Sequence[Mapping[str, Any]], updates_per_call: int
+) -> tuple[Program, Program]:
+    """`init(seed)`, and `advance(states, counts, rows)` of one experiment with all settings, one after another."""
+    keys = tuple(numbers[0])
+    init, program = _programs(experiment, keys, updates_per_call, updates=experiment.updates, mapped=False)
+    class_counts = jnp.asarray(experiment.class_counts, jnp.float32)
+    examples = jax.tree.map(jnp.asarray, _examples(experiment))
+
+    def advance(states, counts, rows):
+        rows = {name: jnp.asarray(given[0]) for name, given in rows.items()}
+        own = zip(states, numbers, strict=True)
+        return [program(s, n, class_counts, examples, rows, int(counts[0]), experiment.updates)[0] for s, n in own], {}
+
+    return init, advance
 
 
 _PROGRAMS: dict[str, tuple[Program, Program]] = {}
 
 
 def _programs(
-    experiment: train.Experiment, keys: tuple[str, ...], updates_per_call: int, *, updates: int | None, mapped: bool
+    experiment: Experiment, keys: tuple[str, ...], updates_per_call: int, *, updates: int | None, mapped: bool
 ) -> tuple[Program, Program]:
     """`init(seeds)` and `advance(states, numbers, class_counts, examples, indices, count, updates)`, compiled.
 
@@ -152,7 +161,7 @@ def _programs(
         name: {k: v for k, v in section.items() if k not in ("sampler", "sampling_strategy", "neighbors", "dir")}
         for name, section in experiment.sections.items()
     }
-    name = experiment.make_method.args[0]  # pyright: ignore[reportFunctionMemberAccess]
+    name = experiment.make_method.args[0]
     shape = experiment.dataset.train.x.shape[1:]
     key = json.dumps(
         [name, sections, repr(experiment.model), keys, updates_per_call, updates, mapped, shape], default=str
@@ -170,7 +179,7 @@ def _programs(
             class_counts=class_counts,
             updates=last if updates is None else int(updates),
         )
-        return train.make_advance(method, updates_per_call)(state, examples, indices, count)
+        return make_advance(method, updates_per_call)(state, examples, indices, count)
 
     if mapped:
         by_run = None if updates is not None else 0
@@ -189,7 +198,7 @@ def _replaced(sections: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[s
     return new
 
 
-def _examples(experiment: train.Experiment) -> dict[str, dict[str, np.ndarray]]:
+def _examples(experiment: Experiment) -> dict[str, dict[str, np.ndarray]]:
     """Each stream's examples, padded to a power of two: resampled parts differ in size, and programs by shape."""
 
     def padded(array: np.ndarray) -> np.ndarray:
@@ -210,18 +219,18 @@ def _stack(trees: list[Any]) -> Any:
     return jax.tree.map(stack, *trees)
 
 
-def _indices(
-    experiments: Sequence[train.Experiment], updates: int, updates_per_call: int
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Yields `(start, {stream: indices [experiments, updates_per_call, ...]})` of each call."""
-    shapes = experiments[0].method.streams
-    for start in range(0, int(updates), updates_per_call):
-        indices = {
-            name: np.zeros((len(experiments), updates_per_call, *shape), np.int32) for name, shape in shapes.items()
+def _rows(
+    experiments: Sequence[Experiment], updates_per_call: int
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Yields `(counts [experiments], {stream: indices [experiments, updates_per_call, ...]})` of each call."""
+    updates = np.array([e.updates for e in experiments], np.int32)
+    for start, _ in spans(0, [int(updates.max())], updates_per_call):
+        counts = np.clip(updates - start, 0, updates_per_call)
+        rows = {
+            name: np.zeros((len(experiments), updates_per_call, *shape), np.int32)
+            for name, shape in experiments[0].shapes.items()
         }
-        for s, experiment in enumerate(experiments):
-            count = min(updates_per_call, experiment.updates - start)
-            for name, shape in shapes.items():
-                if count > 0:
-                    indices[name][s, :count] = experiment.streams[name].indices(start, count, shape)
-        yield start, indices
+        for s, (experiment, count) in enumerate(zip(experiments, counts.tolist(), strict=True)):
+            for name, shape in experiment.shapes.items():
+                rows[name][s, :count] = experiment.streams[name].indices(start, count, shape)
+        yield counts, rows
