@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mbjax import config as base
-from mbjax.types import Config, UserError
+from mbjax.types import Config
 
 PLAIN = {"method": "erm"}
 OVER = PLAIN | {"train.sampler": "over"}
@@ -47,11 +47,9 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 def get_config(name: str = "severe") -> Config:
-    scenario, _, row = name.partition(",")
+    scenarios = ("severe", "moderate", "small")
+    scenario, row = base.parse_name(name, file="configs/cifar10.py", scenarios=scenarios, rows=ROWS)
     row = row or "metabalance"
-    for value, choices in ((scenario, ("severe", "moderate", "small")), (row, tuple(ROWS))):
-        if value not in choices:
-            raise UserError(f"configs/cifar10.py:{name}: {value!r} is none of {', '.join(choices)}")
     config: Config = base.base()
     config.task = "cifar10"
     config.data.update(
@@ -71,7 +69,7 @@ def get_config(name: str = "severe") -> Config:
     config.epochs = 350
     config.eval.update(every=0.05, batch_size=500)
     config.updates_per_call = 10
-    overrides = ROWS[row]
+    overrides = ROWS.get(row, {"method": row})
     if overrides.get("method", "metabalance") != "metabalance":
         config.updates_per_call = 200
     if overrides.get("method") == "m2m":

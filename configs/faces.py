@@ -12,16 +12,14 @@ from typing import Any
 from ml_collections import config_dict
 
 from mbjax import config as base
-from mbjax.types import Config, UserError
+from mbjax.types import Config
 
 ROWS = ("naive", "over", "metabalance", "no_adaptation", "large_batch")  # of `:synthetic`, in one command
 
 
 def get_config(name: str = "folder") -> Config:
-    scenario, _, row = name.partition(",")
-    for value, choices in ((scenario, ("folder", "synthetic")), (row or "metabalance", tuple(base.FACES_ROWS))):
-        if value not in choices:
-            raise UserError(f"configs/faces.py:{name}: {value!r} is none of {', '.join(choices)}")
+    scenarios = ("folder", "synthetic")
+    scenario, row = base.parse_name(name, file="configs/faces.py", scenarios=scenarios, rows=base.FACES_ROWS)
     config = base.identification()
     config.task = "faces"
     config.data.update(
@@ -41,7 +39,7 @@ def get_config(name: str = "folder") -> Config:
         max_bad_share=0.01,
     )
     config.model.update(width=16, stages=(1, 1, 1), embedding=128)
-    changes = base.FACES_ROWS[row or "metabalance"]
+    changes = base.FACES_ROWS.get(row, {"method": row} if row else {})
     if scenario == "synthetic":  # sized for a CPU; all rows read as many images, MetaBalance in its query loop
         config.train.batch_size = config.support.batch_size = config.query.batch_size = 64
         config.updates, config.eval.every = 300, 0.25

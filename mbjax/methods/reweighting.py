@@ -18,8 +18,21 @@ import numpy as np
 import optax
 
 from mbjax.methods.base import Method, Problem, learning_rate
+from mbjax.options import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, choice
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
+
+CLEAN_OPTIONS = (  # of config.clean
+    Option("share", 0.02, SHARE_INSIDE, "of all training examples, equally many of each class, that are kept apart"),
+)
+WEIGHT_NET_OPTIONS = (  # of config.weight_net; published for imbalance: sgd, lr 1e-5, weight_decay 5e-4, normalize
+    Option("hidden", 100, COUNT, "units of its hidden layer"),
+    Option("optimizer", "adam", choice(("adam", "sgd")), "its optimiser; sgd has Nesterov's momentum"),
+    Option("lr", 1e-3, POSITIVE, "its learning rate"),
+    Option("momentum", 0.9, SHARE_BELOW_1, "of sgd"),
+    Option("weight_decay", 1e-4, NOT_NEGATIVE, "added to its gradient"),
+    Option("normalize", False, FLAG, "whether the mean weight of a batch is made 1"),
+)
 
 _MODEL_PASS, _VIRTUAL_PASS, _CLEAN_PASS = range(3)  # what is folded into an update's random key
 
