@@ -25,7 +25,9 @@ def run(main: Callable[[Sequence[str]], None], arguments: Sequence[str] | None =
     """Runs a command that has no configuration, on `sys.argv` if no arguments are given; leaves if it fails."""
     try:
         main(sys.argv[1:] if arguments is None else arguments)
+        return
     except UserError as error:
-        sys.exit(say(f"error: {error}", 2))
+        line, status = f"error: {error}", 2
     except KeyboardInterrupt:
-        sys.exit(say("stopped", 130))
+        line, status = "stopped", 130
+    sys.exit(say(line, status))  # out here, where the error and what it holds (sockets, say) are gone

@@ -20,7 +20,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     file = tmp_path / "a.json"
     atomic.write_text(file, "old")
     with pytest.raises(TypeError), atomic.writing(file) as stream:
-        stream.writelines([b"ne", "w"])  # pyright: ignore[reportArgumentType]
+        stream.writelines([b"ne", "w"])  # pyright: ignore
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 
