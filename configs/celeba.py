@@ -12,12 +12,11 @@ Hardware, time and result: not measured.
 from ml_collections import config_dict
 
 from mbjax import config as base
-from mbjax.types import Config, UserError
+from mbjax.types import Config
 
 
 def get_config(row: str = "metabalance") -> Config:
-    if row not in base.FACES_ROWS:
-        raise UserError(f"configs/celeba.py:{row}: choose one of {', '.join(base.FACES_ROWS)}")
+    _, row = base.parse_name(row, file="configs/celeba.py", rows=base.FACES_ROWS)
     config = base.identification()
     config.task = "celeba"
     config.data.update(
@@ -35,5 +34,5 @@ def get_config(row: str = "metabalance") -> Config:
         max_bad_share=0.01,
     )
     config.model.stem_stride = 2
-    config.update(base.FACES_ROWS[row])
+    config.update(base.FACES_ROWS.get(row, {"method": row}))
     return config

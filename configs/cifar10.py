@@ -14,8 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mbjax import config as base
-from mbjax.methods import METHODS
-from mbjax.types import Config, UserError
+from mbjax.types import Config
 
 PLAIN = {"method": "erm"}
 OVER = PLAIN | {"train.sampler": "over"}
@@ -50,11 +49,9 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 def get_config(name: str = "severe") -> Config:
-    scenario, _, row = name.partition(",")
+    scenarios = ("severe", "moderate", "small")
+    scenario, row = base.parse_name(name, file="configs/cifar10.py", scenarios=scenarios, rows=ROWS)
     row = row or "metabalance"
-    for value, choices in ((scenario, ("severe", "moderate", "small")), (row, (*ROWS, *METHODS))):
-        if value not in choices:
-            raise UserError(f"configs/cifar10.py:{name}: {value!r} is none of {', '.join(choices)}")
     config: Config = base.base()
     config.task = "cifar10"
     config.data.update(

@@ -11,6 +11,7 @@ from mbjax import config as base
 
 
 def get_config(method: str = "metabalance") -> ConfigDict:
+    _, method = base.parse_name(method, file="configs/digits.py")
     config = base.base()
     config.task = "digits"
     config.method = method

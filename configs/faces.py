@@ -26,11 +26,10 @@ _UPDATES, _STEPS, _BATCH = 160, 4, 32
 
 
 def get_config(name: str = "folder") -> Config:
-    scenario, _, row = name.partition(",")
-    rows = (*base.FACES_ROWS, *(TWICE if scenario == "synthetic" else ()))
-    for value, choices in ((scenario, ("folder", "synthetic")), (row or "metabalance", rows)):
-        if value not in choices:
-            raise UserError(f"configs/faces.py:{name}: {value!r} is none of {', '.join(choices)}")
+    scenarios, rows = ("folder", "synthetic"), (*base.FACES_ROWS, *TWICE)
+    scenario, row = base.parse_name(name, file="configs/faces.py", scenarios=scenarios, rows=rows)
+    if scenario == "folder" and row in TWICE:
+        raise UserError(f"configs/faces.py:{name}: {row} is a row of synthetic alone")
     config = base.identification()
     config.task = "faces"
     config.data.update(
@@ -52,7 +51,7 @@ def get_config(name: str = "folder") -> Config:
     )
     config.model.update(width=16, stages=(1, 1, 1), embedding=128)
     if scenario == "folder":
-        config.update(base.FACES_ROWS[row or "metabalance"])
+        config.update(base.FACES_ROWS.get(row, {"method": row} if row else {}))
         return config
     config.data.validation_identities = 40
     config.model.stem_stride = 2

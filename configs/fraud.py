@@ -14,6 +14,7 @@ from mbjax import config as base
 
 
 def get_config(method: str = "metabalance") -> ConfigDict:
+    _, method = base.parse_name(method, file="configs/fraud.py")
     config = base.base()
     config.task = "fraud"
     config.method = method

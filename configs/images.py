@@ -13,6 +13,7 @@ from mbjax import config as base
 
 
 def get_config(method: str = "metabalance") -> ConfigDict:
+    _, method = base.parse_name(method, file="configs/images.py")
     config = base.base()
     config.task = "images"
     config.method = method

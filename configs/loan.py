@@ -14,6 +14,7 @@ from mbjax import config as base
 
 
 def get_config(method: str = "metabalance") -> ConfigDict:
+    _, method = base.parse_name(method, file="configs/loan.py")
     config = base.base()
     config.task = "loan"
     config.method = method

@@ -16,6 +16,7 @@ from mbjax import config as base
 
 
 def get_config(method: str = "metabalance") -> ConfigDict:
+    _, method = base.parse_name(method, file="configs/table.py")
     config = base.base()
     config.task = "table"
     config.method = method

@@ -12,6 +12,7 @@ from mbjax import config as base
 
 
 def get_config(method: str = "metabalance") -> ConfigDict:
+    _, method = base.parse_name(method, file="configs/tabular.py")
     config = base.base()
     config.task = "tabular"
     config.method = method

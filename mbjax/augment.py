@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mbjax.options import FLAG, POSITIVE, SHARE, Option, choice
 from mbjax.state import TrainState
 from mbjax.types import Batch, Metrics, UserError
 
@@ -129,6 +130,14 @@ def _mixed_labels(share: jax.Array, y: jax.Array, other: jax.Array) -> jax.Array
 
 MIXES: dict[str, Callable[..., tuple[jax.Array, jax.Array]] | None] = {"none": None, "mixup": mixup, "cutmix": cutmix}
 
+OPTIONS = (  # of every stream
+    Option("sum_groups", False, FLAG, "whether the loss is the sum of the groups' mean losses, not the mean"),
+    Option("augment", "none", choice(AUGMENTATIONS), "random crops and flips of images"),
+    Option("mix", "none", choice(MIXES), "mixes examples and labels of a batch with one another"),
+    Option("mix_alpha", 1.0, POSITIVE, "the mixing share is drawn from Beta(α, α)"),
+    Option("mix_probability", 1.0, SHARE, "of a batch to be mixed; the others stay as they are"),
+)
+
 
 def transform(
     batch: Batch,
@@ -208,7 +217,7 @@ def before(
     """
     options = {}
     for name, section in sections.items():
-        options[name] = {key: section[key] for key in ("augment", "mix", "mix_alpha", "mix_probability", "sum_groups")}
+        options[name] = {option.name: section[option.name] for option in OPTIONS}
         for key, choices in (("augment", AUGMENTATIONS), ("mix", MIXES)):
             value = section[key]
             if value not in choices:

@@ -1,20 +1,24 @@
 """What the commands share: a user's mistake is one line and exit status 2; compiled programs are kept on disk."""
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
 import pathlib
 import platform
+import re
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 
 import jax
-from absl import app
+from absl import app, flags
 
+from mbjax import config as config_lib
 from mbjax import train
+from mbjax.console import say
 from mbjax.devices import hosts
 from mbjax.types import UserError
 
@@ -24,16 +28,20 @@ _KEPT_BYTES = 2 * 2**30
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Parses the flags and runs a command. Of several processes, one that fails ends the others."""
+    """Parses the flags and runs a command. Of several processes, one that fails ends the others.
+
+    Args:
+      main: takes the arguments that are no flags; its module's docstring is the command's help.
+    """
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(main, flags_parser=functools.partial(_parse, about=str(sys.modules[main.__module__].__doc__)))
     except UserError as error:
-        status = _say(f"error: {error}", 2)
+        status = say(f"error: {error}", 2)
         hosts.leave(str(error), status)
         sys.exit(status)
     except train.Interrupted as interruption:
         hosts.finish()
-        sys.exit(_say(str(interruption), interruption.exit_status))
+        sys.exit(say(str(interruption), interruption.exit_status))
     except Exception as error:
         if jax.distributed.is_initialized():
             hosts.await_news()
@@ -45,7 +53,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         raise
     except KeyboardInterrupt:
         sys.stdout.flush()
-        os._exit(_say("stopped; the same command goes on from what is done", 130))  # and waits for no other process
+        os._exit(say("stopped; the same command goes on from what is done", 130))  # and waits for no other process
 
 
 def show_log() -> None:
@@ -101,14 +109,32 @@ def _prune(folder: pathlib.Path, limit: int) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags; an unknown configuration key is the user's mistake, not a crash."""
+def _parse(argv: list[str], *, about: str) -> list[str]:
+    """Parses the flags, or prints the help that is asked for. What absl and ml_collections raise is the user's mistake.
+
+    Raises:
+      UserError: an unknown flag or configuration key, or a value of another type.
+    """
+    if {"-h", "--help"} & set(argv[1:]):
+        print(about.strip() + "\n\n--help-config lists the keys of the configuration.")
+        sys.exit(0)
+    keys = "--help-config" in argv
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError) as error:
-        raise UserError(f"unknown config key {error}: mbjax/config.py lists the keys") from None
+        rest = flags.FLAGS([argument for argument in argv if argument != "--help-config"])
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from None
+    except (AttributeError, KeyError):
+        _check_keys(argv)
+        raise
+    if keys:
+        print("\n".join(config_lib.help_lines(flags.FLAGS["config"].value)))
+        sys.exit(0)
+    return rest
 
 
-def _say(line: str, status: int) -> int:
-    print(f"mbjax: {line}", file=sys.stderr)
-    return status
+def _check_keys(argv: list[str]) -> None:
+    """Raises a UserError for a `--config.KEY` that the configuration of `--config` does not have."""
+    given = [match for argument in argv if (match := re.match(r"--?config(?:=|\.([^=\[]+))(.*)", argument))]
+    specs = [match[2] for match in given if match[1] is None]
+    if specs and (message := config_lib.unknown_key(config_lib.load(specs[-1]), [m[1] for m in given if m[1]])):
+        raise UserError(message) from None

@@ -1,149 +1,115 @@
-"""The configuration: every key with its default, and the checks that one can make before any data is read."""
+"""The configuration: the options that every part of mbjax declares, in sections, and the checks of their values.
 
-import ast
-import math
-from collections.abc import Callable
-from typing import Any
+A file in `configs/` takes `base()` and changes what its task needs; `validate` is what training does with the result.
+"""
+
+import importlib.util
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any, get_args
 
 import ml_collections
 from ml_collections import ConfigDict, config_dict
 
+from mbjax import augment, data, losses, models, sampling
+from mbjax.devices.parallel import Parallel
+from mbjax.methods import METHODS, erm, m2m, metabalance, reweighting
+from mbjax.methods import base as method_base
+from mbjax.options import (
+    COUNT,
+    POSITIVE,
+    SEED,
+    Kind,
+    Option,
+    Section,
+    choice,
+    flatten,
+    nearest,
+    shown,
+    unset_or,
+)  # fmt: skip
 from mbjax.types import Config, UserError
 
 STREAMS = ("train", "support", "query", "clean", "pretrain")
-CHOICES = {
-    "model.head": ("linear", "cosine"),
-    "loss.class_weight": ("none", "inverse", "effective"),
-    "meta.grad_mode": ("mixed", "reverse", "first_order"),
-    "meta.model_state_from": ("both", "support", "query"),
-    "optimizer.schedule": ("constant", "cosine", "step"),
-    "eval.protocol": ("clean", "authors"),
-    **{f"{name}.balance": ("class", "group") for name in STREAMS},
-    "parallel": ("auto", "shard_map", "pmap", "none"),
-    "weight_net.optimizer": ("adam", "sgd"),
-}
-SAMPLING_STRATEGIES = ("auto", "majority", "minority", "not majority", "not minority", "all")
+
+_ROWS = Kind(
+    "rows are needed, {'name': {what it changes}, ...}",
+    lambda x: isinstance(x, dict) and all(isinstance(k, str) and isinstance(v, dict) for k, v in x.items()),
+)
 
 
-def stream(sampler: str, batch_size: int, **more: Any) -> ConfigDict:
-    """One stream of batches.
+def _stream(help: str, sampler: str, batch_size: int, *more: Option) -> Section:
+    """A stream of batches: what the samplers and the augmentations declare, with its defaults, and `more`."""
+    return Section(help, (*sampling.options(sampler, batch_size), *augment.OPTIONS, *more))
 
-    Args:
-      sampler: a name of `mbjax.sampling.SAMPLERS`.
-      batch_size: examples a batch.
-      **more: keys that this stream has besides.
-    """
-    return ConfigDict(
-        {
-            "sampler": sampler,
-            "batch_size": batch_size,
-            # imbalanced-learn's: a name, a ratio (two classes), or counts "{'class': 100, ...}".
-            "sampling_strategy": "auto",
-            # The neighbourhood of SMOTE and the nearest-neighbour cleaners; imbalanced-learn's default if None.
-            "neighbors": config_dict.placeholder(int),
-            "balance": "class",  # what the sampler balances; or "group", where the data has groups
-            "sum_groups": False,  # whether the loss is the sum of the groups' mean losses, not the mean
-            "augment": "none",  # of images: a name of mbjax.augment.AUGMENTATIONS
-            "mix": "none",  # a name of mbjax.augment.MIXES: examples and labels of a batch mixed with one another
-            "mix_alpha": 1.0,  # the mixing share is drawn from Beta(α, α)
-            "mix_probability": 1.0,  # of a batch to be mixed; the others stay as they are
-            **more,
-        }
-    )
+
+RUN = Section(
+    "of the whole run",
+    (
+        Option("task", "digits", choice(data.DATASETS), "which data set"),
+        Option("method", "metabalance", choice(METHODS), "which method"),
+        Option("seed", 0, SEED, "of the split, the samplers, the initial weights and dropout"),
+        Option("epochs", 100, POSITIVE,
+               "passes over the train stream (erm) or the query stream (metabalance), as the paper's code counts them"),
+        Option("updates", None, unset_or(COUNT, "None for config.epochs to decide"),
+               "the number of updates; epochs decide if unset"),
+        Option("updates_per_call", 100, COUNT, "updates that the device does without returning to the host"),
+        Option("keep_checkpoints", 3, COUNT, "checkpoints that are kept, the newest"),
+        Option("rows", {}, _ROWS, "several runs in one command, each in a folder of its name; one run if empty"),
+        Option("parallel", "auto", choice(get_args(Parallel)),
+               "how work is spread over all devices; it changes no result but by rounding"),
+    ),
+)  # fmt: skip
+SECTIONS: dict[str, Section] = {
+    "data": Section("options of the task's loader", data.COMMON_OPTIONS),
+    "model": Section("the network", (models.NAME_OPTION,)),
+    "train": _stream("what plain training (erm and its kin) reads", "natural", 24),
+    "support": _stream("what metabalance adapts to", "natural", 24, *metabalance.SUPPORT_OPTIONS),
+    "query": _stream("what metabalance minimises the loss on after it has adapted", "under", 16),
+    "clean": _stream(
+        "a balanced part of the training data that l2rw and mw_net keep apart; the other streams read the rest",
+        "natural", 24, *reweighting.CLEAN_OPTIONS,
+    ),
+    "pretrain": _stream("what m2m's first classifier, and its own training before it translates, read", "natural", 24),
+    "meta": Section("metabalance", metabalance.OPTIONS),
+    "weight_net": Section("mw_net's network of weights", reweighting.WEIGHT_NET_OPTIONS),
+    "m2m": Section("m2m, as published for CIFAR", m2m.OPTIONS),
+    "loss": Section("the loss", (*losses.OPTIONS, *erm.DRW_OPTIONS)),
+    "optimizer": Section("SGD", method_base.OPTIMIZER_OPTIONS),
+    "eval": Section("evaluation", (
+        Option("every", 0.1, POSITIVE, "evaluations and checkpoints: a share of the updates, or a number if ≥ 1"),
+        Option("batch_size", 2048, COUNT, "examples in a batch"),
+        Option("protocol", "clean", choice(("clean", "authors")),
+               "authors: test images are cropped and flipped at random, as their code does"),
+    )),
+}  # fmt: skip
+"""The sections, with what every task and every model has of `data` and `model`; `sections_of` has all of these two."""
+
+RENAMED = {"m2m.lambda": "m2m.logit_weight"}  # keys by their name in the folders of older runs
 
 
 def base() -> Config:
     """The defaults. A file in `configs/` takes them and changes what its task needs."""
-    defaults: dict[str, Any] = {
-        "task": "digits",  # a name of mbjax.data.DATASETS
-        "method": "metabalance",  # a name of mbjax.methods.METHODS
-        "seed": 0,  # of the split, the samplers, the initial weights and dropout
-        "data": {  # options of the task's loader; a task's config adds its own
-            "dir": "",  # where files are looked for; else $MBJAX_DATA_DIR; else ~/.cache/mbjax
-            "path": "",  # a file of one's own (task "tabular")
-            "target": "",  # its column of labels
-        },
-        "model": {
-            "name": "mlp",  # a name of mbjax.models.MODELS
-            "hidden": (64,),
-            "dropout": (),  # a rate after each hidden layer; none if empty
-            "head": "linear",  # the last layer; or "cosine", as LDAM's
-        },
-        "train": stream("natural", 24),  # what plain training (erm and its kin) reads
-        "support": stream("natural", 24, loss=""),  # the name of the support loop's loss, that of config.loss if empty
-        "query": stream("under", 16),
-        # A balanced part of the training data that l2rw and mw_net keep apart: of each class, this share of the rarest
-        # class's examples (1 at least, and 1 is left at least). The other streams read the rest.
-        "clean": stream("natural", 24, share=0.1),
-        # What m2m's first classifier, and its own training before it translates images, read.
-        "pretrain": stream("natural", 24),
-        "meta": {
-            "steps": 80,  # pairs of a support and a query batch per update
-            "inner_lr": 0.01,
-            "inner_steps": 1,
-            "beta": 0.0,
-            "grad_mode": "mixed",
-            # Pairs that are vmapped together; None: all, but one at a time where the model has convolutions.
-            "pairs_per_chunk": config_dict.placeholder(int),
-            "model_state_from": "both",
-            "warmup": 0.0,  # the share of the updates, at first, that train plainly on the support batches
-        },
-        "weight_net": {  # mw_net's; published for imbalance: sgd, lr 1e-5, weight_decay 5e-4, normalize
-            "hidden": 100,
-            "optimizer": "adam",  # or "sgd" (Nesterov)
-            "lr": 1e-3,
-            "momentum": 0.9,  # of sgd
-            "weight_decay": 1e-4,
-            "normalize": False,  # whether the mean weight of a batch is made 1
-        },
-        "m2m": {  # as published for CIFAR
-            "pretrain": 0.5,  # the share of the updates that train the classifier g, which then translates images
-            "deferred": 0.8,  # of the others, the share that is plain training, before translated images come in
-            "beta": 0.999,
-            "lambda": 0.5,
-            "gamma": 0.9,  # the least probability of its class, by g, of a translated image that is kept
-            "steps": 10,
-            "step_size": 0.1,
-        },
-        "loss": {
-            "name": "cross_entropy",  # a name of mbjax.losses.LOSSES
-            "class_weight": "none",  # or "inverse" (of the frequency), or "effective" (number of examples)
-            "beta": 0.999,  # of the effective number; published with LDAM: 0.9999
-            "gamma": 2.0,  # of focal and cosface
-            "tau": 1.0,  # of logit_adjustment
-            "max_margin": 0.5,  # of ldam
-            "margin": 0.35,  # of cosface
-            "margin_warmup": 0.0,  # the share of the updates in which the margin of ldam and cosface grows from 0
-            "scale": 30.0,  # of ldam and cosface
-            "deferred": 0.8,  # method drw: class weights start after this share of the updates
-        },
-        "optimizer": {
-            "lr": 0.02,
-            "momentum": 0.9,
-            "nesterov": True,
-            "weight_decay": 5e-4,
-            "decay_batch_norm": True,  # whether weight decay acts on BatchNorm's scales and biases
-            "schedule": "constant",  # or "cosine", or "step"
-            "drops": (),  # of "step": shares of the updates after which the learning rate is a tenth of what it was
-        },
-        # Passes over the train stream (erm) or the query stream (metabalance), as the paper's code counts them...
-        "epochs": 100,
-        # ...or the number of updates, which then decides.
-        "updates": config_dict.placeholder(int),
-        "eval": {
-            "every": 0.1,  # evaluations and checkpoints: a share of the updates, or a number of updates if ≥ 1
-            "batch_size": 2048,
-            "protocol": "clean",  # or "authors": test images are cropped and flipped at random, as their code does
-        },
-        "updates_per_call": 100,  # updates that the device does without returning to the host
-        "keep_checkpoints": 3,
-        # Several runs in one command, each in a folder of its name: {"row": {what it changes}}; one run if empty.
-        "rows": {},
-        # Work spread over all devices (of a CPU: its cores), pairs by "shard_map" or "pmap", or not ("none"); see
-        # mbjax.devices.parallel.choose_mesh for "auto". It changes no result but by rounding.
-        "parallel": "auto",
-    }
-    return ConfigDict(defaults)
+    config: Config = ConfigDict(_defaults(RUN.options))
+    for name, section in SECTIONS.items():
+        config[name] = _defaults(section.options)
+    config.model.update(_defaults(models.OPTIONS[config.model.name]))
+    return config
+
+
+def _defaults(options: Collection[Option]) -> dict[str, Any]:
+    return {o.name: config_dict.placeholder(o.kind.holds) if o.default is None else o.default for o in options}
+
+
+def sections_of(values: Mapping[str, Any]) -> dict[str, Section]:
+    """Every section of a configuration, with the options of its task's loader and of its model."""
+    model = values["model"].get("name") if isinstance(values.get("model"), dict) else None
+    more = {"data": data.OPTIONS.get(str(values.get("task")), ()), "model": models.OPTIONS.get(str(model), ())}
+    out = dict(SECTIONS)
+    for name, options in more.items():
+        own = {option.name: option for option in (*out[name].options, *options)}
+        out[name] = Section(out[name].help, tuple(own.values()))
+    return out
 
 
 # How training goes on faces; MetaBalance is what `identification` has.
@@ -191,71 +157,131 @@ def identification() -> Config:
     return config
 
 
-def sampling_strategy(value: str | float | dict) -> str | float | dict:
-    """Reads `sampling_strategy` as imbalanced-learn takes it, also where the command line gave it as text."""
-    if isinstance(value, str) and value not in SAMPLING_STRATEGIES:
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            raise UserError(
-                f"sampling_strategy={value!r}: choose one of {', '.join(SAMPLING_STRATEGIES)}, a ratio such as 0.5, "
-                "or counts such as \"{'fraud': 500}\""
-            ) from None
-    return value.to_dict() if isinstance(value, ConfigDict) else value
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for key, sub in tree.items() for k, v in flatten(sub, f"{prefix}.{key}" if prefix else key).items()}
-
-
 def validate(config: Config) -> Config:
-    """Checks ranges and returns the configuration frozen.
+    """Checks every value by its option's declaration and returns the configuration frozen.
 
     Raises:
-      UserError: a value out of its range; the message names the key, the value and what is allowed.
+      UserError: a value of another type or out of its range, or a key that nothing declares; one line that names the
+        key, the value and what is allowed.
     """
-
-    values = flatten(config.to_dict())
-
-    def check(key: str, wanted: str, valid: Callable[[Any], bool]) -> None:
-        if not valid(values[key]):
-            raise UserError(f"config.{key}={values[key]!r}: {wanted}")
-
-    for key in (
-        *(f"{name}.batch_size" for name in STREAMS),
-        *(f"meta.{name}" for name in ("steps", "inner_steps")),
-        *("eval.batch_size", "updates_per_call", "keep_checkpoints", "weight_net.hidden", "m2m.steps"),
-    ):
-        check(key, "at least 1 is needed", lambda x: x >= 1)
-    for key in (
-        *("meta.inner_lr", "meta.beta", "optimizer.weight_decay", "weight_net.weight_decay", "seed"),
-        *(f"loss.{name}" for name in ("gamma", "tau", "max_margin", "margin")),
-    ):
-        check(key, "a number of at least 0 is needed", lambda x: math.isfinite(x) and x >= 0)
-    for key in (
-        *("optimizer.lr", "epochs", "eval.every", "loss.scale", "weight_net.lr", "m2m.step_size"),
-        *(f"{name}.mix_alpha" for name in STREAMS),
-    ):
-        check(key, "a number above 0 is needed", lambda x: math.isfinite(x) and x > 0)
-    for key in ("optimizer.momentum", "weight_net.momentum", "loss.beta", "m2m.beta"):
-        check(key, "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
-    check("clean.share", "a number above 0 and below 1 is needed", lambda x: 0 < x < 1)
-    shares = ("loss.deferred", "loss.margin_warmup", "m2m.deferred", "m2m.gamma")
-    for key in (*shares, *(f"{name}.mix_probability" for name in STREAMS)):
-        check(key, "a number from 0 to 1 is needed", lambda x: 0 <= x <= 1)
-    check("meta.warmup", "a number from 0 to below 1 is needed", lambda x: 0 <= x < 1)
-    check(
-        "optimizer.drops", "shares of the updates, above 0 and below 1, are needed", lambda x: all(0 < d < 1 for d in x)
-    )
-    check("m2m.pretrain", "a number above 0 and below 1 is needed", lambda x: 0 < x < 1)
-    check("m2m.lambda", "a number of at least 0 is needed", lambda x: math.isfinite(x) and x >= 0)
-    check("updates", "at least 1 is needed, or None for config.epochs to decide", lambda x: x is None or x >= 1)
-    check("meta.pairs_per_chunk", "at least 1 is needed, or None to leave it to mbjax", lambda x: x is None or x >= 1)
-    for key, choices in CHOICES.items():
-        check(key, f"choose one of {', '.join(choices)}", choices.__contains__)
-    for name in STREAMS:
-        sampling_strategy(config[name].sampling_strategy)  # pyright: ignore
+    values = config.to_dict()
+    sections = sections_of(values)
+    _check_keys(values, sections)
+    _check("", RUN, values)
+    for name, section in sections.items():
+        _check(f"{name}.", section, values[name])
     return ml_collections.FrozenConfigDict(config)
+
+
+def _check(prefix: str, section: Section, values: Mapping[str, Any]) -> None:
+    loose = prefix in ("data.", "model.")  # what is missing or unset there is left to the loader and the model
+    for option in section.options:
+        value = values.get(option.name)
+        if loose and value in (None, ""):
+            continue
+        if not option.kind.valid(value):
+            raise UserError(f"config.{prefix}{option.name}={shown(value)}: {option.kind.describe()}")
+
+
+def _check_keys(values: Mapping[str, Any], sections: Mapping[str, Section]) -> None:
+    """Raises a UserError for a section or a key that is missing or that nothing declares.
+
+    Of `data` and `model`, what they lack is left to the loader and the model, which say what the task or model takes.
+    """
+    known = {option.name for option in RUN.options} | {
+        f"{name}.{option.name}" for name, section in sections.items() for option in section.options
+    }
+    given = {name for name in values if name not in sections}
+    for name in sections:
+        if not isinstance(values.get(name), dict):
+            raise UserError(f"config.{name}={shown(values.get(name))}: a section is needed, with keys of its own")
+        given |= {f"{name}.{key}" for key in values[name]}
+    loose = ("data.", "model.")
+    for key in sorted(key for key in given - known if not key.startswith(loose)):
+        meant = " or ".join(f"config.{name}" for name in nearest(key, sorted(known)))
+        raise UserError(f"config.{key}: there is no such key; did you mean {meant}?")
+    for key in sorted(key for key in known - given if not key.startswith(loose)):
+        raise UserError(f"config.{key} is missing: start from mbjax.config.base(), which has every key")
+
+
+def parse_name(name: str, *, file: str, scenarios: Collection[str] = (), rows: Collection[str] = ()) -> tuple[str, str]:
+    """Reads what follows the colon of `--config=FILE:NAME`: `SCENARIO`, `ROW` or `SCENARIO,ROW`.
+
+    Args:
+      name: what the user wrote; the first scenario and no row if empty.
+      file: the configuration file's name, for messages.
+      scenarios: the valid ones, the default first; none for a file without scenarios.
+      rows: the valid ones. A method's name is a row, too: that method, with the file's settings.
+
+    Returns:
+      The scenario and the row; `""` for what there is none of.
+
+    Raises:
+      UserError: a name that is neither.
+    """
+    scenario, _, row = name.partition(",")
+    if not scenarios or ("," not in name and scenario not in scenarios):
+        scenario, row = "", name
+    scenario = scenario or next(iter(scenarios), "")
+    names = (*rows, *(method for method in METHODS if method not in rows))
+    for value, choices in ((scenario, scenarios), (row, names)):
+        if value and value not in choices:
+            valid = choices if scenarios and "," in name else (*scenarios, *names)
+            raise UserError(f"{file}:{name}: {value!r} is none of {', '.join(valid)}")
+    return scenario, row
+
+
+def load(spec: str) -> Config:
+    """The configuration of `FILE` or `FILE:NAME`, as `--config` takes it.
+
+    Raises:
+      UserError: no such file, or what its `get_config` raises.
+    """
+    file, _, name = spec.partition(":")
+    found = importlib.util.spec_from_file_location("mbjax_config_file", file)
+    if found is None or found.loader is None or not pathlib.Path(file).is_file():
+        raise UserError(f"--config={file}: no such file")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module.get_config(name) if name else module.get_config()
+
+
+def unknown_key(config: Config, keys: Collection[str]) -> str:
+    """The message about the first of `keys` that a configuration does not have; empty if it has them all."""
+    values = config.to_dict()
+    leaves = set(flatten(values)) | {option.name for option in RUN.options}
+    for key in keys:
+        if key not in leaves and key not in values:
+            likely = [RENAMED[key]] if key in RENAMED else nearest(key, sorted(leaves))
+            meant = " or ".join(f"--config.{name}" for name in likely)
+            return f"--config.{key}: there is no such key; did you mean {meant}? --help-config lists all keys"
+    return ""
+
+
+def help_lines(config: Config) -> list[str]:
+    """Every key of a configuration with its value, its default and its help: one line for each, section by section."""
+    values = config.to_dict()
+    sections = sections_of(values)
+    of_run = {key: value for key, value in values.items() if key not in sections}
+    tables = {f"config: {RUN.help}": _help_rows("", RUN, of_run)}
+    for name, section in sections.items():
+        tables[f"{name}: {section.help}"] = _help_rows(f"{name}.", section, values[name])
+    head = ("key", "value", "default", "help")
+    every = [head, *(row for table in tables.values() for row in table)]
+    widths = [max(len(row[column]) for row in every) for column in range(3)]
+
+    def line(row: tuple[str, ...]) -> str:
+        return "  ".join([*(text.ljust(width) for text, width in zip(row[:3], widths, strict=True)), row[3]]).rstrip()
+
+    return [line(head)] + [text for title, table in tables.items() for text in ("", title, *map(line, table))]
+
+
+def _help_rows(prefix: str, section: Section, values: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    declared = {option.name: option for option in section.options}
+    rows = []
+    for key in [*(name for name in declared if name in values), *(name for name in values if name not in declared)]:
+        option = declared.get(key)
+        default, help = (shown(option.default, 30), option.help) if option else ("", "")
+        choices = f": {', '.join(option.kind.names)}" if option and option.kind.names else ""
+        rows.append((prefix + key, shown(values[key], 30), default, help + choices))
+    return rows

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mbjax.options import NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, Option, choice
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
 
 PerExampleLoss = Callable[..., jax.Array]
@@ -284,6 +285,19 @@ LOSSES: dict[str, tuple[Callable[..., jax.Array], tuple[str, ...]]] = {
 }
 """Each loss by its name, with what it takes of `build`'s options."""
 WITH_MARGIN = ("ldam", "cosface")
+
+OPTIONS = (  # of config.loss
+    Option("name", "cross_entropy", choice(LOSSES), "which loss"),
+    Option("class_weight", "none", choice(CLASS_WEIGHTS), "weights of the classes: inverse of the frequency, or "
+           "by the effective number of examples"),
+    Option("beta", 0.999, SHARE_BELOW_1, "of the effective number; published with LDAM: 0.9999"),
+    Option("gamma", 2.0, NOT_NEGATIVE, "of focal and cosface"),
+    Option("tau", 1.0, NOT_NEGATIVE, "of logit_adjustment"),
+    Option("max_margin", 0.5, NOT_NEGATIVE, "of ldam"),
+    Option("margin", 0.35, NOT_NEGATIVE, "of cosface"),
+    Option("margin_warmup", 0.0, SHARE, "the share of the updates in which margins grow from 0: of ldam and cosface"),
+    Option("scale", 30.0, POSITIVE, "of ldam and cosface"),
+)  # fmt: skip
 
 
 def _is_binary(logits: jax.Array) -> bool:

@@ -49,5 +49,9 @@ def main(argv: list[str]) -> None:
         print(f"in {workdir}: " + ", ".join(sorted(path.name for path in figures.iterdir())))
 
 
-if __name__ == "__main__":
+def run() -> None:
     cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

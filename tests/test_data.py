@@ -457,7 +457,7 @@ class TestSources:
 
     def test_fetch_once(self, server, tmp_path, capsys):
         for _ in range(2):
-            assert cli.main(["fetch", "fraud", "--dir", str(tmp_path / "new")]) == 0
+            cli.main(["fetch", "fraud", "--dir", str(tmp_path / "new")])
             assert capsys.readouterr().out == f"{tmp_path / 'new' / 'creditcard.csv'}\n"
         assert (tmp_path / "new" / "creditcard.csv").read_bytes() == Server.content
         assert server.paths == ["/good"]
@@ -476,7 +476,9 @@ class TestSources:
     )
     def test_failed_fetch_keeps_nothing(self, server, monkeypatch, tmp_path, capsys, path, sha256, message):
         serve(server, monkeypatch, path, sha256)
-        assert cli.main(["fetch", "fraud"]) == 1
+        with pytest.raises(SystemExit) as left:
+            cli.main(["fetch", "fraud"])
+        assert left.value.code == 2
         error = capsys.readouterr().err
         assert message in error
         assert "Traceback" not in error

@@ -430,9 +430,10 @@ def test_a_folder_of_another_config_is_refused(tmp_path):
 )
 def test_the_command_line_leaves_with_one_line_and_a_status(arguments, named, tmp_path):
     finished = run_main(*arguments, f"--workdir={tmp_path / 'w'}")
-    assert finished.returncode != 0
+    assert finished.returncode == 2
     assert named in finished.stderr
-    assert "Traceback" not in finished.stderr
+    assert finished.stderr.startswith("mbjax: error: ")
+    assert finished.stderr.count("\n") == 1
 
 
 def test_report_pairs_runs_by_seed(tmp_path):

@@ -65,6 +65,10 @@ def main(argv: list[str]) -> None:
     print(f"in {_OUT.value}: table.md, times.md, results.jsonl, comparison.png")
 
 
-if __name__ == "__main__":
+def run() -> None:
     flags.mark_flags_as_required(["config", "out"])
     cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

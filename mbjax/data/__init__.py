@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from mbjax.data import sources
 from mbjax.data.images import cifar10, digits
 from mbjax.data.images import labelled as images
 from mbjax.data.people import celeba, faces
 from mbjax.data.tables import fraud, loan, table, tabular
+from mbjax.options import Option
 from mbjax.types import Dataset, UserError, count_classes
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -24,6 +26,19 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "celeba": celeba.load,
     "faces": faces.load,
 }
+COMMON_OPTIONS = (sources.DIR_OPTION, sources.PATH_OPTION, tabular.TARGET_OPTION)
+OPTIONS: dict[str, tuple[Option, ...]] = {
+    "digits": digits.OPTIONS,
+    "fraud": fraud.OPTIONS,
+    "loan": loan.OPTIONS,
+    "tabular": tabular.OPTIONS,
+    "table": table.OPTIONS,
+    "cifar10": cifar10.OPTIONS,
+    "images": images.OPTIONS,
+    "celeba": celeba.OPTIONS,
+    "faces": faces.OPTIONS,
+}
+"""What each task's section `data` may hold; every section has `COMMON_OPTIONS`, whether its task uses them or not."""
 
 
 def load(task: str, *, seed: int, **options: Any) -> Dataset:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mbjax.data.splits import hold_out
+from mbjax.options import FLAG, NUMBER, TEXT, WHOLE, WHOLES, Option
 from mbjax.types import UserError
 
 DRAWN = "(drawn by seed)"  # in the note of data whose examples each seed draws anew
@@ -49,6 +50,18 @@ def long_tail(sizes: Sequence[int], ratio: float) -> list[int]:
     share = [ratio ** (-i / (len(sizes) - 1)) for i in range(len(sizes))]
     most = min(size / part for size, part in zip(sizes, share, strict=True))
     return [max(1, math.floor(most * part + 1e-9)) for part in share]  # 5000 · 100^-1 is 50 in spite of rounding
+
+
+def options(imbalance: str, majority_class: int) -> tuple[Option, ...]:
+    """The options of a data set whose training part can be made imbalanced, with these defaults."""
+    return (
+        Option("imbalance", imbalance, TEXT, "made in the training part: none, severe, moderate, long_tail or counts"),
+        Option("majority_class", majority_class, WHOLE, "the number of the class that stays whole"),
+        Option("counts", (), WHOLES, "images of each class; of the imbalance counts"),
+        Option("ratio", 100.0, NUMBER, "of long_tail: the first class over the last"),
+        Option("minority_counts", (5, 50), WHOLES, "of moderate: the smallest and the largest count"),
+        Option("first", False, FLAG, "whether the first images of each class are taken, not drawn ones"),
+    )
 
 
 def class_counts(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pooch
 import requests
 
+from mbjax.options import TEXT, Option
 from mbjax.types import UserError
 
 ORIGINS: dict[str, str] = {
@@ -16,6 +17,10 @@ ORIGINS: dict[str, str] = {
     "creditcard.csv": "https://www.kaggle.com/datasets/mlg-ulb/creditcardfraud",
     "loan_data.csv": "https://www.kaggle.com/datasets/sarahvch/predicting-who-pays-back-loans",
 }
+
+
+DIR_OPTION = Option("dir", "", TEXT, "where files are looked for; else $MBJAX_DATA_DIR; else ~/.cache/mbjax")
+PATH_OPTION = Option("path", "", TEXT, "your own file or folder: absolute, or relative to here or to the data folder")
 
 
 class Remote(NamedTuple):

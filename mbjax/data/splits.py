@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
+from mbjax.options import FLAG, NUMBER, Option
 from mbjax.types import UserError
 
 _BALANCED_PART = 1000  # keeps its random numbers apart from those of the streams, which are counted from 0
@@ -101,6 +102,11 @@ def balanced_part(y: np.ndarray, share: float, *, seed: int, classes: Sequence[s
     drawn = [rng.choice(np.flatnonzero(y == number), each, replace=False) for number in range(len(classes))]
     part = np.sort(np.concatenate(drawn))
     return np.setdiff1d(np.arange(len(y)), part), part
+
+
+TEST_SHARE = Option("test_share", 0.2, NUMBER, "the share that is held out for test")
+VALIDATION_SHARE = Option("validation_share", 0.0, NUMBER, "the share of the training part that is held out; 0: none")
+STRATIFY = Option("stratify", True, FLAG, "whether every part has each class's share")
 
 
 def split_indices(

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from mbjax.devices.parallel import Parallel
+from mbjax.options import FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, choice, several
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, Params
 
@@ -79,6 +80,18 @@ def learning_rate(
     if schedule == "step":
         return lambda step: lr * 0.1 ** sum(jnp.where(jnp.asarray(step) >= drop * updates, 1.0, 0.0) for drop in drops)
     return lr
+
+
+OPTIMIZER_OPTIONS = (  # of config.optimizer
+    Option("lr", 0.02, POSITIVE, "the learning rate, at first"),
+    Option("momentum", 0.9, SHARE_BELOW_1, "of SGD"),
+    Option("nesterov", True, FLAG, "whether the momentum is Nesterov's"),
+    Option("weight_decay", 5e-4, NOT_NEGATIVE, "added to the gradient, as PyTorch's SGD does"),
+    Option("decay_batch_norm", True, FLAG, "whether weight decay acts on BatchNorm's scales and biases"),
+    Option("schedule", "constant", choice(("constant", "cosine", "step")), "of the learning rate"),
+    Option("drops", (), several(SHARE_INSIDE, "shares of the updates, above 0 and below 1, are needed"),
+           "of step: shares of the updates after which the learning rate is a tenth of what it was"),
+)  # fmt: skip
 
 
 def make_optimizer(

@@ -8,8 +8,13 @@ import jax.numpy as jnp
 
 from mbjax import losses
 from mbjax.methods.base import Method, Problem, Recipe, batch_of
+from mbjax.options import SHARE, Option
 from mbjax.state import TrainState
 from mbjax.types import Batch, Metrics, UserError
+
+DRW_OPTIONS = (  # of config.loss
+    Option("deferred", 0.8, SHARE, "method drw: class weights start after this share of the updates"),
+)
 
 
 def build(problem: Problem) -> Method:

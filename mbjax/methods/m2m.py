@@ -16,8 +16,24 @@ import optax
 
 from mbjax import losses
 from mbjax.methods.base import Method, Problem, Recipe, batch_of, make_optimizer
+from mbjax.options import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, SHARE_INSIDE, Option
 from mbjax.state import TrainState
 from mbjax.types import Batch, Metrics, ModelState, Params, UserError
+
+OPTIONS = (  # of config.m2m; defaults as published for CIFAR
+    Option("pretrain", 0.5, SHARE_INSIDE, "the share of the updates that train the classifier g, which translates"),
+    Option("deferred", 0.8, SHARE, "of the others, the share that is plain training, before translated images come in"),
+    Option(
+        "beta",
+        0.999,
+        SHARE_BELOW_1,
+        "β: a translation from a class of n more examples is kept with 1 − β^n",
+    ),
+    Option("logit_weight", 0.5, NOT_NEGATIVE, "λ, the weight of the logit of the image's old class"),
+    Option("gamma", 0.9, SHARE, "γ, the least probability of its class, by g, of a translated image that is kept"),
+    Option("steps", 10, COUNT, "gradient steps of a translation"),
+    Option("step_size", 0.1, POSITIVE, "their length, an L2 norm of pixels from 0 to 1"),
+)
 
 Logits = Callable[[jax.Array], jax.Array]
 """`f(images [n, height, width, channels]) -> logits [n, classes]`."""
@@ -273,7 +289,7 @@ def build_m2m(problem: Problem, *, train: dict[str, Any], m2m: dict[str, Any], o
         f = eval_logits(problem.model, state.params, state.model_state)
         g = eval_logits(problem.model, state.g_params, state.g_model_state)
         batch, replaced = translate_batch(
-            batches["train"], rng, f=f, g=g, class_counts=problem.class_counts, lambda_=m2m["lambda"], **options
+            batches["train"], rng, f=f, g=g, class_counts=problem.class_counts, lambda_=m2m["logit_weight"], **options
         )
         state, metrics = f_problem.descend(state, batch, jax.random.fold_in(rng, _MODEL_PASS))
         return state, {**metrics, "translated": replaced.mean(dtype=jnp.result_type(float))}

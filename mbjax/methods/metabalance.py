@@ -5,11 +5,29 @@ from typing import Any
 
 import jax
 
+from mbjax import losses
 from mbjax.devices import parallel
 from mbjax.meta import make_meta_step
 from mbjax.methods.base import Method, Problem, Recipe, Sections, Shapes
+from mbjax.options import COUNT, NOT_NEGATIVE, SHARE_BELOW_1, Option, choice, unset_or
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics
+
+OPTIONS = (  # of config.meta
+    Option("steps", 80, COUNT, "pairs of a support and a query batch in an update"),
+    Option("inner_lr", 0.01, NOT_NEGATIVE, "γ, the learning rate of the adaptation to a support batch"),
+    Option("inner_steps", 1, COUNT, "SGD steps of the adaptation"),
+    Option("beta", 0.0, NOT_NEGATIVE, "β, the weight of the support loss beside the query loss"),
+    Option("grad_mode", "mixed", choice(("mixed", "reverse", "first_order")), "how the adaptation is differentiated"),
+    Option("pairs_per_chunk", None, unset_or(COUNT, "None to leave it to mbjax"),
+           "pairs that are vmapped together; unset: all, but one at a time where the model has convolutions"),
+    Option("model_state_from", "both", choice(("both", "support", "query")), "the passes that feed running statistics"),
+    Option("warmup", 0.0, SHARE_BELOW_1, "the share of the updates, at first, that train plainly on support batches"),
+)  # fmt: skip
+SUPPORT_OPTIONS = (  # of config.support
+    Option("loss", "", unset_or(choice(losses.LOSSES), "none", unset=""),
+           "the name of the support loop's loss; that of config.loss if empty"),
+)  # fmt: skip
 
 
 def build(problem: Problem, *, support: dict[str, Any], query: dict[str, Any], meta: dict[str, Any]) -> Method:

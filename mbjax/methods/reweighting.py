@@ -19,8 +19,21 @@ import optax
 
 from mbjax.losses import reweighted
 from mbjax.methods.base import Method, Problem, Recipe, batch_of, learning_rate
+from mbjax.options import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, choice
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
+
+CLEAN_OPTIONS = (  # of config.clean
+    Option("share", 0.1, SHARE_INSIDE, "of the rarest class's examples; as many of each class are kept apart"),
+)
+WEIGHT_NET_OPTIONS = (  # of config.weight_net; published for imbalance: sgd, lr 1e-5, weight_decay 5e-4, normalize
+    Option("hidden", 100, COUNT, "units of its hidden layer"),
+    Option("optimizer", "adam", choice(("adam", "sgd")), "its optimiser; sgd has Nesterov's momentum"),
+    Option("lr", 1e-3, POSITIVE, "its learning rate"),
+    Option("momentum", 0.9, SHARE_BELOW_1, "of sgd"),
+    Option("weight_decay", 1e-4, NOT_NEGATIVE, "added to its gradient"),
+    Option("normalize", False, FLAG, "whether the mean weight of a batch is made 1"),
+)
 
 _MODEL_PASS, _VIRTUAL_PASS, _CLEAN_PASS = range(3)  # what is folded into an update's random key
 

@@ -5,12 +5,16 @@ from typing import Any
 
 import flax.linen as nn
 
+from mbjax.models import cnn, mlp, resnet
 from mbjax.models.cnn import CNN
 from mbjax.models.mlp import MLP
 from mbjax.models.resnet import ResNet
+from mbjax.options import Option, choice
 from mbjax.types import UserError
 
 MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet}
+NAME_OPTION = Option("name", "mlp", choice(MODELS), "which model; the other keys are its own")
+OPTIONS: dict[str, tuple[Option, ...]] = {"mlp": mlp.OPTIONS, "cnn": cnn.OPTIONS, "resnet18": resnet.OPTIONS}
 
 
 def build(name: str, *, outputs: int, **options: Any) -> nn.Module:

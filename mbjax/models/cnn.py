@@ -5,8 +5,16 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from mbjax.models.conv import Conv, ConvImplementation
-from mbjax.models.heads import Head, make_head
+from mbjax.models.conv import CONV_OPTION, Conv, ConvImplementation
+from mbjax.models.heads import HEAD_OPTION, Head, make_head
+from mbjax.options import COUNT, Option, several
+
+OPTIONS = (  # of config.model
+    Option("channels", (16, 32), several(COUNT, "whole numbers of at least 1 are needed: the channels of each layer"),
+           "channels of each convolution"),
+    CONV_OPTION,
+    HEAD_OPTION,
+)  # fmt: skip
 
 
 class CNN(nn.Module):

@@ -8,8 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mbjax.options import Option, choice
+
 ConvImplementation = Literal["auto", "winograd", "explicit", "matmul", "lax"]
 CONV_IMPLEMENTATIONS = ("auto", "winograd", "explicit", "matmul", "lax")
+CONV_OPTION = Option("conv", "auto", choice(CONV_IMPLEMENTATIONS), "how convolutions are computed")
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: ConvImplementation = "auto") -> jax.Array:

@@ -1,15 +1,17 @@
 """The last layer of a classifier."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
+from mbjax.options import Option, choice
 from mbjax.types import UserError
 
 Head = Literal["linear", "cosine"]
+HEAD_OPTION = Option("head", "linear", choice(get_args(Head)), "the last layer; cosine as LDAM's and CosFace's")
 
 
 class CosineDense(nn.Module):

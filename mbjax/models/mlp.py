@@ -5,8 +5,17 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from mbjax.models.heads import Head, make_head
+from mbjax.models.heads import HEAD_OPTION, Head, make_head
+from mbjax.options import COUNT, SHARE_BELOW_1, Option, several
 from mbjax.types import UserError
+
+OPTIONS = (  # of config.model
+    Option("hidden", (64,), several(COUNT, "whole numbers of at least 1 are needed: the units of each layer"),
+           "units of each hidden layer"),
+    Option("dropout", (), several(SHARE_BELOW_1, "rates from 0 to below 1 are needed"),
+           "a rate after each hidden layer; none if empty"),
+    HEAD_OPTION,
+)  # fmt: skip
 
 
 class MLP(nn.Module):

@@ -7,11 +7,24 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mbjax.models.conv import CONV_IMPLEMENTATIONS, Conv, ConvImplementation
-from mbjax.models.heads import Head, make_head
+from mbjax.models.conv import CONV_IMPLEMENTATIONS, CONV_OPTION, Conv, ConvImplementation
+from mbjax.models.heads import HEAD_OPTION, Head, make_head
+from mbjax.options import COUNT, WHOLE_NOT_NEGATIVE, Option, choice, several
 from mbjax.types import UserError
 
 DTYPES = ("float32", "bfloat16", "float64")
+
+
+OPTIONS = (  # of config.model
+    Option("width", 64, COUNT, "channels of the first stage; each later stage doubles them"),
+    Option("stages", (2, 2, 2, 2), several(COUNT, "whole numbers of at least 1 are needed: the blocks of each stage"),
+           "blocks of each stage; (2, 2, 2, 2) is ResNet-18"),
+    Option("dtype", "float32", choice(DTYPES), "what it computes in; weights stay float32"),
+    CONV_OPTION,
+    HEAD_OPTION,
+    Option("embedding", 0, WHOLE_NOT_NEGATIVE, "length of an embedding before the head; none if 0"),
+    Option("stem_stride", 1, COUNT, "of the first convolution; 2 for larger images"),
+)  # fmt: skip
 
 
 class ResNet(nn.Module):

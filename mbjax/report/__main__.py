@@ -5,10 +5,9 @@ python -m mbjax.report NAME=FOLDER,FOLDER,… NAME=FOLDER,… prints a Markdown 
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Sequence
 
-from mbjax import report
+from mbjax import console, report
 from mbjax.report import paper
 from mbjax.types import UserError
 
@@ -21,8 +20,8 @@ def _groups(arguments: list[str]) -> dict[str, list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mbjax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = console.Parser(
+        prog="mbjax report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("groups", nargs="+", metavar="NAME=FOLDER,…", help="run folders that differ in their seed")
@@ -39,14 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def _report(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
-    try:
-        given = {name: value for name, value in vars(options).items() if name != "groups"}
-        print(report.compare(_groups(options.groups), **given))
-    except UserError as error:
-        print(f"mbjax: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    given = {name: value for name, value in vars(options).items() if name != "groups"}
+    print(report.compare(_groups(options.groups), **given))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    console.run(_report, arguments)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """imbalanced-learn's resamplers: computed once, and kept on disk."""
 
 import hashlib
-import os
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from imblearn.over_sampling import ADASYN, SMOTE, SVMSMOTE, BorderlineSMOTE
 from imblearn.under_sampling import AllKNN, ClusterCentroids, EditedNearestNeighbours, NearMiss
 from sklearn.exceptions import ConvergenceWarning
 
+from mbjax import atomic
 from mbjax.sampling.stream import Strategy, targets
 from mbjax.types import Split, UserError
 
@@ -154,11 +153,9 @@ def _read(path: Path) -> Split | None:
 
 
 def _write(path: Path, split: Split) -> None:
-    """Puts the whole file there at once: neither a reader nor a kill sees a part of it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            np.savez(Path(folder) / path.name, x=split.x, y=split.y)
-            os.replace(Path(folder) / path.name, path)
+        with atomic.writing(path) as stream:
+            np.savez(stream, x=split.x, y=split.y)
     except OSError as error:
         logging.warning("%s cannot be written; the next run resamples again: %s", path, error)

@@ -1,11 +1,14 @@
 """Every sampler by its name."""
 
+import ast
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from mbjax import config
+from mbjax.options import COUNT, Kind, Option, choice, unset_or
 from mbjax.sampling import blocked, stream
 from mbjax.sampling.resample import RESAMPLERS, resample
 from mbjax.sampling.stream import Strategy, Stream
@@ -27,6 +30,45 @@ _STREAM_NUMBERS = {"train": 0, "support": 1, "query": 2, "clean": 3, "pretrain":
 
 SAMPLERS = (*_INDEX_SAMPLERS, *RESAMPLERS)
 """The valid names: index samplers first, then imbalanced-learn's resamplers."""
+
+_STRATEGIES = ("auto", "majority", "minority", "not majority", "not minority", "all")
+
+
+def read_strategy(value: Any) -> Any:
+    """`sampling_strategy` as imbalanced-learn takes it, also where the command line gave it as text.
+
+    Raises:
+      ValueError, SyntaxError: a text that is neither a name of a strategy nor a Python literal.
+    """
+    if isinstance(value, str) and value not in _STRATEGIES:
+        value = ast.literal_eval(value)
+    return value.to_dict() if isinstance(value, ConfigDict) else value
+
+
+def _is_strategy(value: Any) -> bool:
+    try:
+        value = read_strategy(value)
+    except (ValueError, SyntaxError):
+        return False
+    return isinstance(value, str | int | float | dict) and not isinstance(value, bool)
+
+
+STRATEGY = Kind(
+    f"choose one of {', '.join(_STRATEGIES)}, a ratio such as 0.5, or counts such as \"{{'fraud': 500}}\"", _is_strategy
+)
+
+
+def options(sampler: str, batch_size: int) -> tuple[Option, ...]:
+    """The options of a stream that decide its order, with these defaults."""
+    return (
+        Option("sampler", sampler, choice(SAMPLERS), "which sampler or resampler"),
+        Option("batch_size", batch_size, COUNT, "examples in a batch"),
+        Option("sampling_strategy", "auto", STRATEGY,
+               "as imbalanced-learn's: a name, a ratio (two classes), or counts \"{'class': 100, ...}\""),
+        Option("neighbors", None, unset_or(COUNT, "None for imbalanced-learn's default"),
+               "the neighbourhood of SMOTE and the nearest-neighbour cleaners; imbalanced-learn's default if unset"),
+        Option("balance", "class", choice(("class", "group")), "what the sampler balances"),
+    )  # fmt: skip
 
 
 def make_stream(
@@ -94,9 +136,9 @@ def make_stream(
 
 def _strategy(value: str | float | dict, classes: tuple[str, ...], shown: str) -> Strategy:
     """`sampling_strategy` with classes given by their numbers."""
-    value = config.sampling_strategy(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float | dict):
-        raise UserError(f"{shown}: give a name, a ratio such as 0.5, or counts such as \"{{'fraud': 500}}\"")
+    if not STRATEGY.valid(value):
+        raise UserError(f"{shown}: {STRATEGY.describe()}")
+    value = read_strategy(value)
     if not isinstance(value, dict):
         return value
     counts: dict[int, int] = {}

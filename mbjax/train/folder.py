@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from mbjax import atomic
 from mbjax import config as config_lib
 from mbjax.types import Config, UserError
 
@@ -28,6 +28,7 @@ class Folder:
         text = config.to_json_best_effort(indent=2, sort_keys=True)
         if self.config.exists():
             old, new = (config_lib.flatten(json.loads(t)) for t in (self.config.read_text(), text))
+            old = {config_lib.RENAMED.get(key, key): value for key, value in old.items()}
             elsewhere = ("data.dir", "parallel")  # what may differ on another machine
             changed = [k for k in sorted(old | new) if k not in elsewhere and old.get(k) != new.get(k)]
             if changed:
@@ -36,7 +37,7 @@ class Folder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.config, text + "\n")
+            atomic.write_text(self.config, text + "\n")
         except OSError as error:
             raise UserError(f"--workdir={self.path}: {error.strerror}") from None
 
@@ -48,7 +49,7 @@ class Folder:
                 with contextlib.suppress(json.JSONDecodeError):  # a kill can cut the last line short
                     if json.loads(line)["step"] <= step:
                         lines.append(line + "\n")
-            write_atomically(self.metrics, "".join(lines))
+            atomic.write_text(self.metrics, "".join(lines))
 
     def log(self, row: Mapping[str, Any]) -> None:
         with self.metrics.open("a") as file:
@@ -56,14 +57,7 @@ class Folder:
 
     def finish(self, result: Mapping[str, Any], predictions: Mapping[str, np.ndarray]) -> None:
         """Writes `predictions.npz` (of the test split), then `result.json`, which says that the run is finished."""
-        part = self.path / "predictions.part.npz"
         arrays: Any = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in predictions.items()}
-        np.savez_compressed(part, **arrays)
-        os.replace(part, self.path / "predictions.npz")
-        write_atomically(self.result, json.dumps(result, indent=2) + "\n")
-
-
-def write_atomically(file: pathlib.Path, text: str) -> None:
-    part = file.with_name(file.name + ".part")
-    part.write_text(text)
-    os.replace(part, file)
+        with atomic.writing(self.path / "predictions.npz") as stream:
+            np.savez_compressed(stream, **arrays)
+        atomic.write_text(self.result, json.dumps(result, indent=2) + "\n")

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbjax.data import sources
+from mbjax.data import imbalance as imbalance_lib
+from mbjax.data import sources, splits
 from mbjax.data.images.labelled import read_arrays
 from mbjax.data.imbalance import imbalanced_parts
+from mbjax.options import TEXT, Option
 from mbjax.types import Dataset, Split, UserError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -27,6 +29,14 @@ class Parts(NamedTuple):
 
     train: Split
     test: Split
+
+
+OPTIONS = (  # of config.data
+    sources.DIR_OPTION,
+    Option("source", "auto", TEXT, "the layout of the files: binary, python, npz, tfds, or auto for what is there"),
+    *imbalance_lib.options("severe", majority_class=1),
+    splits.VALIDATION_SHARE,
+)
 
 
 def load(

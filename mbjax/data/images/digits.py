@@ -4,8 +4,16 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from mbjax.data.imbalance import one_majority, subsample
-from mbjax.data.splits import hold_out
+from mbjax.data.splits import VALIDATION_SHARE, hold_out
+from mbjax.options import WHOLE, Option
 from mbjax.types import Dataset, Split
+
+OPTIONS = (  # of config.data
+    Option("majority_class", 1, WHOLE, "the class that keeps all its training images"),
+    Option("minority_count", 5, WHOLE, "training images of each other class"),
+    Option("test_count", 50, WHOLE, "test images of each class"),
+    VALIDATION_SHARE,
+)
 
 
 def load(

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
+from mbjax import atomic
 from mbjax.data.images import labelled as images
 from mbjax.types import HostArray, UserError
 
@@ -276,26 +277,19 @@ def prepare(files: Sequence[Path], path: Path, *, size: int, max_bad_share: floa
     Raises:
       UserError: too many files that cannot be read, or a file that cannot be written: then neither is left, nor a part.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    about = part.with_suffix(".json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as stream:
+        with atomic.writing(path) as stream:
             bad = _write_images(stream, files, size=size, max_bad_share=max_bad_share, threads=threads)
-            stream.flush()
-            os.fsync(stream.fileno())
-        about.write_text(json.dumps({"digest": digest(files, size=size), "bad": sorted(bad), "images": len(files)}))
-        about.replace(_beside(path))
-        part.replace(path)
+            stream.flush()  # a full disk shows here, before there is a .json file
+            about = {"digest": digest(files, size=size), "bad": sorted(bad), "images": len(files)}
+            atomic.write_text(_beside(path), json.dumps(about))
     except OSError as error:
         room = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
         raise UserError(
             f"{path} cannot be written ({error.strerror}): it takes {len(files) * size * size * 3:,} bytes, {room:,} "
             "are free there; make room, name another file with --config.data.prepared, or none"
         ) from None
-    finally:
-        for left in (part, about):
-            left.unlink(missing_ok=True)
 
 
 def _write_images(

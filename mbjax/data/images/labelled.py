@@ -11,12 +11,24 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
+from mbjax.data import imbalance as imbalance_lib
 from mbjax.data.imbalance import imbalanced_parts
-from mbjax.data.sources import find_own
-from mbjax.data.splits import encode_labels, split_indices
+from mbjax.data.sources import DIR_OPTION, PATH_OPTION, find_own
+from mbjax.data.splits import TEST_SHARE, VALIDATION_SHARE, encode_labels, split_indices
+from mbjax.options import WHOLE, Option
 from mbjax.types import Dataset, Split, UserError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+
+
+OPTIONS = (  # of config.data
+    PATH_OPTION,
+    DIR_OPTION,
+    Option("size", 32, WHOLE, "images of a folder become so many pixels wide and high"),
+    TEST_SHARE,
+    VALIDATION_SHARE,
+    *imbalance_lib.options("none", majority_class=0),
+)
 
 
 def load(

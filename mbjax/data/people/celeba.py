@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mbjax.data.images.labelled import SUFFIXES
+from mbjax.data.people import faces
 from mbjax.data.people.faces import Listed, identification
-from mbjax.data.sources import data_dir
+from mbjax.data.sources import DIR_OPTION, data_dir
+from mbjax.options import TEXT, Option
 from mbjax.types import Dataset, UserError
 
 ORIGIN = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
@@ -20,6 +22,13 @@ IMAGES, IDENTITIES, ATTRIBUTES, PARTITION = (
 )  # fmt: skip
 _PLACES = ("", "Img", "Anno", "Eval")  # flat, or in the folders of the official download
 _AGAIN = f"get it again from {ORIGIN}"
+
+
+OPTIONS = (  # of config.data
+    DIR_OPTION,
+    Option("group", "Male", TEXT, "the attribute that makes the groups"),
+    *faces.options(size=112, test_identities=1000),
+)
 
 
 def load(

@@ -7,8 +7,6 @@ with 20 images of 32×32, the nearest neighbour of raw pixels is of the same ide
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mbjax import atomic
 from mbjax.data.sources import data_dir
 from mbjax.types import UserError
 
@@ -80,8 +79,8 @@ def find_or_draw(*, seed: int, identities: int, images: int, size: int, dir: str
             return place / name
     target = next((place for place in places if _writable(place)), places[0]) / name
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _draw_into(target, seed=seed, identities=identities, images=images, size=size)
+        with atomic.making(target) as folder:
+            draw_set(folder, seed=seed, identities=identities, images=images, size=size)
     except OSError as error:
         raise UserError(
             f"{target} cannot be written ({error.strerror}): name another folder with --config.data.dir"
@@ -92,20 +91,6 @@ def find_or_draw(*, seed: int, identities: int, images: int, size: int, dir: str
 def _writable(folder: Path) -> bool:
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     return os.access(existing, os.W_OK)
-
-
-def _draw_into(target: Path, **options: int) -> None:
-    """Draws beside the target and renames, so that the target is whole whenever it is there."""
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        draw_set(part, **options)
-        part.chmod(0o755)  # mkdtemp's folder is its user's alone
-        part.rename(target)
-    except OSError:
-        if not target.is_dir():  # else another process was faster, and drew the same
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def draw_set(folder: Path, *, seed: int, identities: int, images: int, size: int) -> None:

@@ -15,7 +15,8 @@ import pandas as pd
 from mbjax.data.images import host_images
 from mbjax.data.images.labelled import SUFFIXES
 from mbjax.data.people import drawn_faces
-from mbjax.data.sources import find_own
+from mbjax.data.sources import DIR_OPTION, PATH_OPTION, find_own
+from mbjax.options import FLAG, NUMBER, TEXT, WHOLE, Option
 from mbjax.types import Dataset, HostArray, Split, UserError
 
 log = logging.getLogger("mbjax")
@@ -50,6 +51,34 @@ class People(NamedTuple):
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+
+
+def options(size: int, test_identities: int) -> tuple[Option, ...]:
+    """The options of `identification`, with these defaults."""
+    return (
+        Option("size", size, WHOLE, "images become so many pixels wide and high"),
+        Option("test_identities", test_identities, WHOLE, "how many people are held out for test"),
+        Option("validation_identities", 0, WHOLE, "more of them, scored as validation: to choose settings by"),
+        Option("identities", None, WHOLE, "how many people to train on; all others if unset"),
+        Option("scarce_group", "", TEXT, "the group with few training images; the first if empty"),
+        Option("removed_share", 0.9, NUMBER, "the share of that group's training images that is removed"),
+        Option("min_images", 2, WHOLE, "images that each person to train on has, at least"),
+        Option("prepared", "", TEXT, "an .npy file that holds all images, made if it is not there; none if empty"),
+        Option("in_memory_bytes", 256 * 2**20, WHOLE, "images of up to so many bytes together are held in memory"),
+        Option("on_host", False, FLAG, "reads images from the host in any case"),
+        Option("max_bad_share", 0.01, NUMBER, "the share of images that may be unreadable"),
+    )
+
+
+OPTIONS = (  # of config.data
+    PATH_OPTION,
+    DIR_OPTION,
+    Option("synthetic", False, FLAG, "draws faces in place of path"),
+    Option("synthetic_identities", 400, WHOLE, "how many people are drawn"),
+    Option("synthetic_images", 20, WHOLE, "images of each of them"),
+    Option("synthetic_seed", 0, WHOLE, "of the drawn faces"),
+    *options(size=32, test_identities=100),
+)
 
 
 def load(

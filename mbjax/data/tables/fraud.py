@@ -7,7 +7,8 @@ Source: Dal Pozzolo et al. 2014, https://www.kaggle.com/datasets/mlg-ulb/creditc
 import numpy as np
 from pandas.util import hash_pandas_object
 
-from mbjax.data.sources import find
+from mbjax.data.sources import DIR_OPTION, find
+from mbjax.data.splits import STRATIFY, TEST_SHARE, VALIDATION_SHARE
 from mbjax.data.tables.tabular import from_frame, read_official
 from mbjax.types import Dataset
 
@@ -15,6 +16,9 @@ FILES = ("creditcard.csv", "creditcard.parquet", "creditcard_subset.parquet")
 TARGET = "Class"
 FEATURES = (*(f"V{i}" for i in range(1, 29)), "Amount")  # all but `Time`
 ROWS, FRAUDS = 284_807, 492
+
+
+OPTIONS = (DIR_OPTION, TEST_SHARE, VALIDATION_SHARE, STRATIFY)  # of config.data
 
 
 def load(

@@ -3,7 +3,8 @@
 Source: https://www.kaggle.com/datasets/sarahvch/predicting-who-pays-back-loans, 9,578 loans, 1,533 of them not paid.
 """
 
-from mbjax.data.sources import find
+from mbjax.data.sources import DIR_OPTION, find
+from mbjax.data.splits import STRATIFY, TEST_SHARE, VALIDATION_SHARE
 from mbjax.data.tables.tabular import from_frame, read_official
 from mbjax.types import Dataset
 
@@ -15,6 +16,9 @@ FEATURES = (
     "revol.util", "inq.last.6mths", "delinq.2yrs", "pub.rec",
 )
 # fmt: on
+
+
+OPTIONS = (DIR_OPTION, TEST_SHARE, VALIDATION_SHARE, STRATIFY)  # of config.data
 
 
 def load(

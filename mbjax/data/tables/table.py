@@ -10,7 +10,6 @@ holds its labels, a byte each, and some numbers a block. `mbjax.data.tables.tabl
 import hashlib
 import json
 import logging
-import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,16 +17,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbjax.data.sources import find_own
+from mbjax import atomic
+from mbjax.data.sources import DIR_OPTION, PATH_OPTION, find_own
+from mbjax.data.splits import VALIDATION_SHARE
 from mbjax.data.tables import table_files, table_reader
 from mbjax.data.tables.table_reader import Rows, Scaling, Table
-from mbjax.data.tables.tabular import listed
+from mbjax.data.tables.tabular import DROP_OPTION, TARGET_OPTION, listed
+from mbjax.options import NUMBER, TEXT, WHOLE, Option
 from mbjax.types import Dataset, Split, UserError, count_classes
 
 log = logging.getLogger("mbjax")
 _CHUNK_BYTES = 2**23  # read at a time where all of a file is gone through
 _SCORED = 1_000_000  # rows of the training part that are scored, and of the test part where no share is given
 _SPLIT = 1001  # keeps its random numbers apart from those of the streams, which are counted from 0
+
+
+OPTIONS = (  # of config.data
+    PATH_OPTION,
+    TARGET_OPTION,
+    DIR_OPTION,
+    DROP_OPTION,
+    Option("prepared", "", TEXT, "the folder that Parquet and CSV files become arrays in, once"),
+    Option("test_share", None, NUMBER, "of the blocks; 0.2 if unset, but a million rows at most"),
+    VALIDATION_SHARE,
+    Option("kept_mb", 256, WHOLE, "training rows of rare classes are kept in memory up to so many MB"),
+)
 
 
 def load(
@@ -246,10 +260,9 @@ def _scaling(folder: Path, table: Table, train: np.ndarray, columns: Columns) ->
         log.warning("%s cannot be read and is computed again: %s", file, error)
     log.info("%s: going through %d MB for means and variances", folder, stat.st_size // 10**6)
     scaling = _fit(folder.name, table, train, columns)
-    part = file.with_name(f".{file.name}.{os.getpid()}.npz")
     try:
-        np.savez(part, **scaling._asdict())
-        part.replace(file)
+        with atomic.writing(file) as stream:
+            np.savez(stream, **scaling._asdict())
     except OSError as error:
         log.info("%s cannot be written (%s); the next start computes it again", file, error.strerror)
     return scaling

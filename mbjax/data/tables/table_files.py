@@ -1,12 +1,9 @@
 """Parquet and CSV files of any size become arrays on disk, batch by batch: what `mbjax.data.tables.table` reads."""
 
 import collections
-import contextlib
 import hashlib
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from pyarrow import compute, csv
 
+from mbjax import atomic
 from mbjax.data.splits import encode_labels
 from mbjax.data.tables.tabular import MAX_CATEGORIES, check_columns
 from mbjax.types import UserError
@@ -85,19 +83,15 @@ def prepare(place: Path, folder: Path, *, target: str, drop: Sequence[str]) -> N
             raise UserError(f"{folder} was not prepared from {place} as it is, with this target and drop: {_MEND}")
         return
     log.info("%s: making arrays of it in %s, once", place, folder)
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
-        part.mkdir(parents=True)
-        about = _write(part, files, place.name, target=target, drop=drop)
-        (part / "columns.json").write_text(json.dumps({**about, "digest": digest}))
-        with contextlib.suppress(FileExistsError):  # another process may have made it by now
-            part.rename(folder)
+        with atomic.making(folder) as part:
+            about = _write(part, files, place.name, target=target, drop=drop)
+            (part / "columns.json").write_text(json.dumps({**about, "digest": digest}))
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror}): make room, or choose another --config.data.prepared"
         ) from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)
         pa.default_memory_pool().release_unused()
 
 

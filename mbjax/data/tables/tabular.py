@@ -13,11 +13,19 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from mbjax.data.sources import find_own
-from mbjax.data.splits import encode_labels, split_indices
+from mbjax.data.sources import DIR_OPTION, PATH_OPTION, find_own
+from mbjax.data.splits import STRATIFY, TEST_SHARE, VALIDATION_SHARE, encode_labels, split_indices
+from mbjax.options import TEXT, TEXTS, Option
 from mbjax.types import Dataset, Split, UserError
 
 MAX_CATEGORIES = 100  # features that one column of strings may become
+
+
+TARGET_OPTION = Option("target", "", TEXT, "the column of labels")
+DROP_OPTION = Option("drop", (), TEXTS, "columns to leave out")
+OPTIONS = (  # of config.data
+    PATH_OPTION, TARGET_OPTION, DIR_OPTION, DROP_OPTION, TEST_SHARE, VALIDATION_SHARE, STRATIFY,
+)  # fmt: skip
 
 
 def load(
