@@ -15,7 +15,8 @@ from mbjax.types import UserError
 ROOT = Path(__file__).parents[1]
 
 STREAM = {
-    "augment": "none", "balance": "class", "batch_size": 24, "mix": "none", "mix_alpha": 1.0, "mix_probability": 1.0, "neighbors": None,
+    "augment": "none", "balance": "class", "batch_size": 24, "mix": "none", "mix_alpha": 1.0, "mix_probability": 1.0,
+    "neighbors": None,
     "sampler": "natural", "sampling_strategy": "auto", "sum_groups": False,
 }  # fmt: skip
 # Every key and its default: a change of one of them is a change for every configuration of a user's own.
@@ -32,7 +33,8 @@ KEYS: dict[str, dict[str, Any]] = {
     "data": {"dir": "", "path": "", "target": ""},
     "eval": {"batch_size": 2048, "every": 0.1, "protocol": "clean"},
     "loss": {
-        "beta": 0.999, "class_weight": "none", "deferred": 0.8, "gamma": 2.0, "margin": 0.35, "margin_warmup": 0.0, "max_margin": 0.5,
+        "beta": 0.999, "class_weight": "none", "deferred": 0.8, "gamma": 2.0, "margin": 0.35, "margin_warmup": 0.0,
+        "max_margin": 0.5,
         "name": "cross_entropy", "scale": 30.0, "tau": 1.0,
     },
     "m2m": {
