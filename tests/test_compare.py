@@ -17,7 +17,7 @@ from sklearn.datasets import make_classification
 
 from mbjax import compare, data
 from mbjax.compare import baselines as references
-from mbjax.compare import driver
+from mbjax.compare import plan
 from mbjax.compare import rows as contenders
 from mbjax.compare import table as comparison
 from mbjax.compare.rows import CONTENDERS
@@ -150,7 +150,7 @@ def test_an_option_that_would_change_what_a_row_is_is_refused_by_name(task, tmp_
 def test_options_come_first_then_the_row_then_its_grid(task):
     changed = compare.Task(task.file, {**task.overrides, "optimizer.lr": 0.3, "updates": 200, "meta.inner_lr": 0.05})
     names = ["naive", "metabalance", "class_balanced", "large_batch", "large_batch_natural"]
-    runs = {name: driver.plan(changed, [name], [0], data_digest="") for name in names}
+    runs = {name: plan.plan(changed, [name], [0], data_digest="") for name in names}
     assert {name: len(own) for name, own in runs.items()} == {**dict.fromkeys(names, 1), "class_balanced": 4}
     for own in runs.values():
         assert all(run.config.optimizer.lr == 0.3 and run.config.updates == 200 for run in own)
@@ -166,7 +166,7 @@ def test_every_network_chooses_from_the_same_learning_rates_and_lengths(task):
         if contender.family in ("reference", "search") or contender.like:
             continue
         found = {(contender.after, 0): {"support.sampler": "over", "query.sampler": "under"}}
-        runs = driver.plan(bare, [name], [0], data_digest="", found=found)
+        runs = plan.plan(bare, [name], [0], data_digest="", found=found)
         pairs = {(run.config.optimizer.lr, run.config.updates) for run in runs}
         assert pairs == {(lr, n) for lr in (0.01, 0.02, 0.05, 0.1) for n in (None, 1000)}, name
         if contender.after:

@@ -7,7 +7,7 @@
     --shard=I/N            only the I-th of N parts of the work (a cluster's array job); a run without makes the table
     --config.key=value     for every method
 
-DIR gets `results.jsonl` (a line a run), `table.md`, `times.md`, `comparison.png` and, with the search over sampler
+DIR gets `results.jsonl` (one line per run), `table.md`, `times.md`, `comparison.png` and, with the search over sampler
 pairs, `pairs.png`. The same command does only what is missing.
 """
 
@@ -18,6 +18,7 @@ from ml_collections import config_flags
 
 from mbjax import cli
 from mbjax.compare import driver
+from mbjax.compare.plan import Task
 from mbjax.compare.rows import CONTENDERS
 from mbjax.methods import METHODS
 from mbjax.types import UserError
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
     file, _, name = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     # A row or a method behind the colon is what the comparison chooses itself.
     scenario = name.partition(",")[0] if name not in METHODS else ""
-    task = driver.Task(file, config_flags.get_override_values(flags.FLAGS["config"]), scenario)
+    task = Task(file, config_flags.get_override_values(flags.FLAGS["config"]), scenario)
     print(
         driver.compare(
             task, names=names, seeds=range(_SEEDS.value), out=pathlib.Path(str(_OUT.value)), select=_SELECT.value,

@@ -1,0 +1,139 @@
+"""Doing the runs of a comparison: a network's through populations, a baseline's by fitting it; and their scores."""
+
+import functools
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mbjax import config as config_lib
+from mbjax import data, train
+from mbjax.compare import baselines
+from mbjax.compare.plan import Run
+from mbjax.compare.rows import CONTENDERS
+from mbjax.evaluation import evaluate, metrics
+from mbjax.train import population
+from mbjax.types import Dataset, UserError
+
+
+def do(unit: Sequence[Run], code: str) -> list[dict[str, Any]]:
+    """Does the runs of a unit; a run that cannot be done gets a line that says why."""
+    if CONTENDERS[unit[0].contender].family == "reference":
+        return [_line(run, code, _reference(run)) for run in unit]
+    lines = []
+    programs: dict[str, list[Run]] = {}
+    for run in unit:
+        apart = {key: value for key, value in run.settings.items() if key not in population.NUMBERS}
+        programs.setdefault(json.dumps(apart), []).append(run)
+    for runs in programs.values():
+        lines += [_line(run, code, outcome) for run, outcome in _train(runs)]
+    return lines
+
+
+def _train(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Trains runs that differ in their seed and in `population.NUMBERS`. Yields each with its scores or its failure."""
+    by_seed: dict[int, list[Run]] = {}
+    for run in runs:
+        by_seed.setdefault(run.seed, []).append(run)
+    built: dict[tuple[Any, ...], list[tuple[int, train.Experiment]]] = {}
+    for seed, own in by_seed.items():
+        try:
+            experiment = train.build(config_lib.validate(own[0].config))
+        except UserError as error:
+            yield from ((run, {"status": "failed", "reason": str(error)}) for run in own)
+            continue
+        # After a kill in the middle, seeds may lack different settings.
+        built.setdefault(tuple(json.dumps(run.settings) for run in own), []).append((seed, experiment))
+    for texts, group in built.items():
+        seeds, experiments = zip(*group, strict=True)
+        settings = [{k: v for k, v in json.loads(t).items() if k in population.NUMBERS} for t in texts]
+        trained = population.train_population(
+            experiments, seeds, settings, updates_per_call=runs[0].config.updates_per_call
+        )
+        for seed, experiment, states in zip(seeds, experiments, trained.states, strict=True):
+            batch_size = runs[0].config.eval.batch_size
+            predict = {
+                part: evaluate.make_predict(
+                    experiment.model,
+                    experiment.dataset.splits[part],
+                    batch_size=batch_size,
+                    protocol=runs[0].config.eval.protocol,
+                )
+                for part in ("validation", "test")
+            }
+            for run, state in zip(by_seed[seed], states, strict=True):
+                if not population.is_finite(state):
+                    yield run, {"status": "failed", "reason": f"the loss is not finite with {_shown(run.settings)}"}
+                    continue
+                probabilities = {part: predict[part](state) for part in predict}
+                more = {"updates": experiment.updates, "mode": trained.mode, "seconds": round(trained.seconds, 4)}
+                yield run, _scores(experiment.dataset, probabilities) | more
+
+
+def _reference(run: Run) -> dict[str, Any]:
+    contender = CONTENDERS[run.contender]
+    try:
+        valid = config_lib.validate(run.config)
+        dataset = _load(valid.task, valid.seed, json.dumps(valid.data.to_dict()))
+        started = time.perf_counter()
+        balanced = bool(contender.overrides["balanced"])
+        predict = baselines.fit(contender.method, dataset, seed=run.seed, balanced=balanced, settings=run.settings)
+        seconds = round(time.perf_counter() - started, 4)
+    except UserError as error:
+        return {"status": "failed", "reason": str(error)}
+    probabilities = {part: predict(dataset.splits[part].x) for part in ("validation", "test")}
+    return _scores(dataset, probabilities) | {"seconds": seconds}
+
+
+@functools.lru_cache(maxsize=4)
+def _load(task: str, seed: int, options: str) -> Dataset:
+    return data.load(task, seed=seed, **json.loads(options))
+
+
+def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The scores of both parts, as predicted and with the priors divided out."""
+    counts = dataset.class_counts
+    sizes = {part: len(split) for part, split in dataset.splits.items()}
+    line: dict[str, Any] = {"status": "ok", "data": _describe(dataset), "sizes": sizes}
+    adjusted = {part: metrics.adjust_priors(p, counts / counts.sum()) for part, p in probabilities.items()}
+    for prefix, predicted in (("", probabilities), ("priors_", adjusted)):
+        line[prefix + "validation_halves"] = _halves(predicted["validation"], dataset.splits["validation"].y)
+        for part, p in predicted.items():
+            y = dataset.splits[part].y
+            line[prefix + part] = metrics.scores(p, y, majority_class=int(counts.argmax()))
+        if len(counts) == 2:  # whatever part it is scored on, the threshold is the validation part's
+            threshold = metrics.choose_threshold(predicted["validation"][:, 1], dataset.splits["validation"].y)
+            for part, p in predicted.items():
+                score = metrics.balanced_accuracy_at(p[:, 1], dataset.splits[part].y, threshold)
+                line[prefix + part]["threshold_balanced_accuracy"] = score
+    return line
+
+
+def _halves(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
+    """The primary score on each half of the validation part: settings chosen on one are judged on the other.
+
+    Halves are every other example of each class, so that both have all classes; of fewer than two of a class the score
+    is NaN.
+    """
+    half = np.zeros(len(labels), bool)
+    for number in np.unique(labels):
+        half[np.flatnonzero(labels == number)[::2]] = True
+    if np.unique(labels[~half]).size < probabilities.shape[1]:
+        return [math.nan, math.nan]
+    return [metrics.primary_score(probabilities[rows], labels[rows]) for rows in (half, ~half)]
+
+
+def _describe(dataset: Dataset) -> str:
+    return "; ".join([dataset.source, *dataset.notes]) if len(dataset.classes) == 2 else dataset.source
+
+
+def _line(run: Run, code: str, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    head = {"key": run.key, "contender": run.contender, "settings": dict(run.settings), "seed": run.seed, "code": code}
+    return {**head, **outcome}
+
+
+def _shown(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in settings.items())
