@@ -4,7 +4,7 @@
 # The same command on each of N hosts, with its own number I from 0: they train as one, each on all of its GPUs. HOST:PORT
 # is host 0 and a free port of it; DIR is on a file system that all share. Each host reads the data itself and feeds only
 # its own pairs; host 0 writes the results. A host that is lost ends the others; the same commands, on as many hosts or
-# fewer, go on from the last checkpoint. mpirun, SLURM (launch/slurm.sbatch) and Kubernetes' training operators tell the
+# fewer, resume from the last checkpoint. mpirun, SLURM (launch/slurm.sbatch) and Kubernetes' training operators tell the
 # numbers by themselves: then --processes and --process are not needed.
 # `launch/multi_host.sh --simulate=2 --config=…` starts two processes of 2 CPU devices on this machine, to try it out.
 # Sets up .venv on first use.

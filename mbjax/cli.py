@@ -53,7 +53,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         raise
     except KeyboardInterrupt:
         sys.stdout.flush()
-        os._exit(say("stopped; the same command goes on from what is done", 130))  # and waits for no other process
+        os._exit(say("stopped; the same command does the rest", 130))  # and waits for no other process
 
 
 def show_log() -> None:

@@ -18,7 +18,7 @@ from mbjax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration, such as configs/digits.py.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The run's folder; the same command goes on where it stopped. Default: runs/TASK-METHOD-HASH."
+    "workdir", None, "The run's folder; the same command resumes it. Default: runs/TASK-METHOD-HASH."
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Of several processes: process 0's HOST:PORT.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "Of several processes: how many there are.")
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     workdir = _WORKDIR.value or os.path.join("runs", f"{config.task}-{config.method}-{digest}")
     folders = train.train_rows(config, workdir) if config.rows else {}
     result = None if config.rows else train.train_and_evaluate(config, workdir)
-    if hosts.leads():
+    if hosts.is_primary():
         runs, figures = {name: [folder] for name, folder in folders.items()}, pathlib.Path(workdir)
         print(report.describe(result) if result else report.compare(runs, figures=figures))
         print(f"in {workdir}: " + ", ".join(sorted(path.name for path in figures.iterdir())))

@@ -84,9 +84,9 @@ def test_open_mpi_on_several_hosts_needs_a_coordinator():
         find_place(OPEN_MPI)
 
 
-def test_a_lone_process_leads_and_agrees_with_itself():
+def test_a_lone_process_is_primary_and_agrees_with_itself():
     hosts.start(None)
-    assert hosts.leads()
+    assert hosts.is_primary()
     assert [hosts.any_of(flag) for flag in (False, True)] == [False, True]
     hosts.wait_for_all()
     hosts.check_equal("anything", "training data")

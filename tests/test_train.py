@@ -299,7 +299,7 @@ def test_a_stopped_run_saves_and_goes_on(signum, tmp_path):
     process.send_signal(signum)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, stderr
-    assert f"by {signum.name}; the same command goes on" in stderr
+    assert f"by {signum.name}; the same command resumes there" in stderr
     assert "Traceback" not in stderr
     saved = [int(d.name) for d in (tmp_path / "checkpoints").iterdir() if d.name.isdigit()]
     assert len(saved) == 1

@@ -1,4 +1,4 @@
-"""What is no neural network: logistic regression and gradient-boosted trees, on the same splits."""
+"""Non-neural baselines: logistic regression and gradient-boosted trees, on the same splits."""
 
 import importlib
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Several processes as one job, most often one a host: who is who, what they agree on, and what a lost one does.
+"""Several processes as one job, most often one per host: who is who, what they agree on, and what a lost one does.
 
 JAX alone would end the processes that are left by a crash, its own or its collectives', or only as its heartbeats fail.
 Here process 0 keeps a connection to each other process. One that breaks, or does not answer for half a minute, ends all
@@ -150,7 +150,7 @@ def start(place: Place | None) -> None:
         log.setLevel(logging.WARNING)  # process 0 says for all what goes on
 
 
-def leads() -> bool:
+def is_primary() -> bool:
     """Whether this is process 0, which writes for all."""
     return jax.process_index() == 0
 
@@ -262,7 +262,7 @@ def _listen(process: int, connection: socket.socket) -> None:
         text = ""
     if text != _FINISHED:
         gone = f"process {process} is gone: it was killed, ran out of memory, or its host or network is down"
-        _end(f"{text or gone}; the last checkpoint is whole, and the same command goes on from there", 1)
+        _end(f"{text or gone}; the last checkpoint is whole, and the same command resumes there", 1)
 
 
 def _end(text: str, status: int, *, say: bool = True) -> None:

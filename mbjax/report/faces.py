@@ -38,7 +38,7 @@ def table3(
     """A table of Table 3's form: rank-1 accuracy in all and of two groups, and the gap, in per cent.
 
     Args:
-      rows: the scores of the runs, one a seed, by the name of their row.
+      rows: the scores of the runs, one per seed, by the name of their row.
       groups: the two groups as `identification.scores` was told them, the scarce one first. The gap is the second's
         accuracy less the first's, negative where the first is ahead.
       seeds: those of each row's runs, in their order; 0, 1, … if not given. Where some row shares 3 or more with the

@@ -67,7 +67,7 @@ class Checkpoints:
             if not hosts.any_of(bool(reason)):
                 return state
             self._set_aside(step, reason or "another process cannot read it")
-        if steps and hosts.leads():
+        if steps and hosts.is_primary():
             log.warning("no checkpoint in %s can be read: training starts from the beginning", self._manager.directory)
         return like
 
@@ -94,7 +94,7 @@ class Checkpoints:
     def _set_aside(self, step: int, reason: str) -> None:
         """Renames a damaged checkpoint to what orbax takes for none of its own."""
         folder = self._manager.directory
-        if hosts.leads():
+        if hosts.is_primary():
             names = (f"damaged-{step}" + (f"-{k}" if k > 1 else "") for k in itertools.count(1))
             name = next(name for name in names if not (folder / name).exists())
             try:

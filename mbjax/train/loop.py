@@ -36,7 +36,7 @@ class Interrupted(Exception):
 
     def __init__(self, signum: int, step: int):
         super().__init__(
-            f"stopped at update {step} by {signal.Signals(signum).name}; the same command goes on from there"
+            f"stopped at update {step} by {signal.Signals(signum).name}; the same command resumes there"
         )
         self.exit_status = 128 + signum
 
@@ -44,7 +44,7 @@ class Interrupted(Exception):
 def train_and_evaluate(
     config: Config, workdir: str | os.PathLike[str], dataset: Dataset | None = None
 ) -> dict[str, Any]:
-    """Trains what a configuration describes, or goes on where a run in `workdir` stopped.
+    """Trains what a configuration describes, or resumes the run in `workdir`.
 
     Args:
       config: the configuration.
@@ -62,7 +62,7 @@ def train_and_evaluate(
     parallel_lib.check_processes(valid.parallel)
     folder = Folder(pathlib.Path(workdir))
     _claim(folder, valid)
-    if hosts.any_of(hosts.leads() and folder.result.exists()):
+    if hosts.any_of(hosts.is_primary() and folder.result.exists()):
         return _finished(folder, dataset)
     experiment = build(valid, dataset)
     content = data.digest(experiment.dataset, ["train"])
@@ -81,7 +81,7 @@ def train_and_evaluate(
         state = checkpoints.restore(experiment.method.init(valid.seed))
         if start := int(state.step):
             log.info("resuming at update %d of %d", start, experiment.updates)
-        if hosts.leads():
+        if hosts.is_primary():
             folder.rewind(start)
         started = time.monotonic()
         row, predictions = _loop(experiment, state, evaluators, checkpoints, folder, valid)
@@ -97,7 +97,7 @@ def train_and_evaluate(
         **{name: row[name] for name in evaluators},
         **_with_priors(experiment.dataset, predictions),
     }
-    if hosts.leads():
+    if hosts.is_primary():
         report.plot_run(folder.path, result)
         folder.finish(result, predictions)
     return result
@@ -105,7 +105,7 @@ def train_and_evaluate(
 
 def _claim(folder: Folder, config: Config) -> None:
     """Claims the folder for all processes, which must see it and have the same configuration."""
-    if hosts.leads():
+    if hosts.is_primary():
         folder.claim(config)
     hosts.wait_for_all()
     if hosts.any_of(not folder.config.exists()):
@@ -166,7 +166,7 @@ def _loop(
         total=experiment.updates,
         initial=step,
         unit="update",
-        disable=not (sys.stderr.isatty() and hosts.leads()),
+        disable=not (sys.stderr.isatty() and hosts.is_primary()),
         dynamic_ncols=True,
     )
     with contextlib.closing(updates), progress, stop_signals() as signals:
@@ -179,7 +179,7 @@ def _loop(
             progress.update(count)
             if step in stops:
                 row, predictions = _evaluate(state, step, _means(logs), evaluators)
-                if hosts.leads():
+                if hosts.is_primary():
                     folder.log(row)
                 checkpoints.save(state)
                 logs.clear()
