@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,20 @@ def test_a_killed_comparison_goes_on_and_gives_the_same_table(task, tmp_path):
     assert again.returncode == 0, errors
     assert (tmp_path / "killed" / "table.md").read_text() == (tmp_path / "whole" / "table.md").read_text()
     assert (tmp_path / "killed" / "table.md").read_text() in output
+
+
+def test_the_table_is_the_same_by_one_process_by_two_and_by_a_cluster_that_loses_a_worker(task, tmp_path):
+    from distributed import LocalCluster
+
+    compared: Any = {"task": task, "names": ["naive", "over", "logistic_regression"], "seeds": [0, 1]}
+    tables = [compare.compare(**compared, out=tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2)]
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
+        victim = cluster.workers[0].pid
+        threading.Timer(6, os.kill, (victim, signal.SIGKILL)).start()  # while it imports or trains
+        options = {"backend": "dask", "scheduler": cluster.scheduler_address}
+        tables.append(compare.compare(**compared, out=tmp_path / "dask", **options))
+    assert tables[0] == tables[1] == tables[2]
+    assert (tmp_path / "dask" / "table.md").read_text() == tables[0]
 
 
 def test_shards_share_the_work(task, tmp_path):

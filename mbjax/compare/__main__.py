@@ -4,6 +4,8 @@
     --seeds=10             0 … 9
     --select=validation    or test, as the paper does; the table then says so
     --jobs=N               processes, each on its share of the cores
+    --backend=dask         joblib's: loky (this machine's processes, the default), dask or ray
+    --scheduler=ADDRESS    of a Dask cluster
     --shard=I/N            only the I-th of N parts of the work (a cluster's array job); a run without makes the table
     --config.key=value     for every method
 
@@ -29,6 +31,8 @@ _SEEDS = flags.DEFINE_integer("seeds", 10, "How many.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "The comparison's folder.")
 _SELECT = flags.DEFINE_enum("select", "validation", ["validation", "test"], "What settings are chosen on.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Processes.", lower_bound=1)
+_BACKEND = flags.DEFINE_string("backend", "loky", "joblib's: loky, dask or ray.")
+_SCHEDULER = flags.DEFINE_string("scheduler", "", "The address of a Dask scheduler; else this machine.")
 _SHARD = flags.DEFINE_string("shard", "", "I/N: only the I-th of N parts of the work, from 0.")
 
 
@@ -60,7 +64,7 @@ def main(argv: list[str]) -> None:
     print(
         driver.compare(
             task, names=names, seeds=range(_SEEDS.value), out=pathlib.Path(str(_OUT.value)), select=_SELECT.value,
-            jobs=_JOBS.value, shard=shard,
+            jobs=_JOBS.value, backend=_BACKEND.value, scheduler=_SCHEDULER.value, shard=shard,
         )
     )  # fmt: skip
     print(f"in {_OUT.value}: table.md, times.md, results.jsonl, comparison.png")

@@ -1,25 +1,21 @@
 """The comparison: it plans the runs, does those that are missing, and writes the table."""
 
-import concurrent.futures
 import functools
 import json
 import logging
-import multiprocessing
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tqdm
 
 import mbjax
-from mbjax import cli, data
 from mbjax import config as config_lib
-from mbjax.compare import plan, work
+from mbjax import data
+from mbjax.compare import plan, work, workers
 from mbjax.compare import table as comparison
 from mbjax.compare.rows import CONTENDERS
 from mbjax.types import UserError
@@ -35,9 +31,23 @@ def compare(
     out: pathlib.Path,
     select: str = "validation",
     jobs: int = 1,
+    backend: str = "loky",
+    scheduler: str = "",
     shard: tuple[int, int] | None = None,
 ) -> str:
     """Does what is missing and writes the table and figures.
+
+    Args:
+      task: what is compared on.
+      names: of rows.
+      seeds: of the runs.
+      out: the comparison's folder.
+      select: what settings are chosen on, `"validation"` or `"test"`.
+      jobs: how many runs are done at a time, each by a process of its own; 1 for none but this one. Of a cluster,
+        which has its own number of workers, it does not matter.
+      backend: joblib's name of what does them: `"loky"`, processes of this machine, or `"dask"` or `"ray"`, a cluster.
+      scheduler: the address of a Dask scheduler; a cluster of this machine if empty.
+      shard: `(i, n)`: only the i-th of n parts of the work.
 
     Returns:
       The table.
@@ -58,11 +68,12 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     file = out / (f"results-{shard[0]}.jsonl" if shard else "results.jsonl")
     runs = plan.distinct(planned())
-    _complete(runs, out=out, file=file, jobs=jobs, shard=shard)
+    pool = workers.Pool(jobs, backend, scheduler)
+    _complete(runs, out=out, file=file, pool=pool, shard=shard)
     if any(CONTENDERS[name].after for name in names):
         runs = plan.distinct(planned(found=plan.found_settings(runs, read(out), seeds)))
         after = [run for run in runs if CONTENDERS[run.contender].after]
-        _complete(after, out=out, file=file, jobs=jobs, shard=shard)
+        _complete(after, out=out, file=file, pool=pool, shard=shard)
     done = read(out)
     lines = [{**done[run.key], "contender": run.contender} for run in runs if run.key in done]
     lines += [_adjusted(line, name) for name in names if CONTENDERS[name].like for line in lines
@@ -77,7 +88,12 @@ def compare(
 
 
 def _complete(
-    runs: Sequence[plan.Run], *, out: pathlib.Path, file: pathlib.Path, jobs: int, shard: tuple[int, int] | None
+    runs: Sequence[plan.Run],
+    *,
+    out: pathlib.Path,
+    file: pathlib.Path,
+    pool: workers.Pool,
+    shard: tuple[int, int] | None,
 ) -> None:
     """Does the runs that have not ended well yet."""
     units = plan.units_of(runs)
@@ -90,7 +106,9 @@ def _complete(
     code = _code()
     progress = tqdm.tqdm(total=sum(map(len, units)), unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
     with progress:
-        for number, lines in enumerate(_work(units, code, jobs), 1):
+        for number, lines in enumerate(
+            pool.map(functools.partial(work.do, code=code), units, lost=functools.partial(work.lost, code=code)), 1
+        ):
             append(file, lines)
             progress.update(len(lines))
             if progress.disable:
@@ -122,44 +140,6 @@ def append(file: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
         stream.write(("\n" if cut else "") + "".join(json.dumps(line) + "\n" for line in lines))
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _work(units: Sequence[Sequence[plan.Run]], code: str, jobs: int) -> Iterator[list[dict[str, Any]]]:
-    if jobs == 1:
-        yield from (work.do(unit, code) for unit in units)
-        return
-    context = multiprocessing.get_context("spawn")
-    workers = context.Value("i", 0)
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(jobs, max(len(units), 1)), context, initializer=_start_worker, initargs=(workers, jobs)
-    )
-    try:
-        pending = [pool.submit(work.do, unit, code) for unit in units]
-        for future in concurrent.futures.as_completed(pending):
-            yield future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _start_worker(workers: Any, jobs: int) -> None:
-    """Gives a process its share of the cores: many threads of many processes would wait for one another."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    with workers.get_lock():
-        number, workers.value = workers.value, workers.value + 1
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, cores[number % len(cores) :: jobs])
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    cli.show_log()
-    cli.keep_programs()
-
-
-def _leave_with_parent() -> None:
-    """A worker whose parent was killed would else wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _code() -> str:

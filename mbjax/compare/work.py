@@ -33,6 +33,12 @@ def do(unit: Sequence[Run], code: str) -> list[dict[str, Any]]:
     return lines
 
 
+def lost(unit: Sequence[Run], code: str) -> list[dict[str, Any]]:
+    """The lines of a unit whose process was killed, again and again."""
+    reason = "its process was killed: out of memory? The same command tries it again"
+    return [_line(run, code, {"status": "failed", "reason": reason}) for run in unit]
+
+
 def _train(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Trains runs that differ in their seed and in `population.NUMBERS`. Yields each with its scores or its failure."""
     by_seed: dict[int, list[Run]] = {}

@@ -35,9 +35,7 @@ class Interrupted(Exception):
     """The run was told to stop by a signal and has saved its state."""
 
     def __init__(self, signum: int, step: int):
-        super().__init__(
-            f"stopped at update {step} by {signal.Signals(signum).name}; the same command resumes there"
-        )
+        super().__init__(f"stopped at update {step} by {signal.Signals(signum).name}; the same command resumes there")
         self.exit_status = 128 + signum
 
 

@@ -1,0 +1,127 @@
+"""The processes of a comparison: joblib's, on this machine or on a cluster that its user has."""
+
+import collections
+import concurrent.futures
+import contextlib
+import fcntl
+import importlib
+import logging
+import os
+import pathlib
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import joblib
+
+from mbjax import cli
+from mbjax.types import UserError
+
+log = logging.getLogger("mbjax")
+T = TypeVar("T")
+R = TypeVar("R")
+_TRIES = 2  # of a piece of work whose process is killed
+
+
+class Pool:
+    """Processes that do independent pieces of work.
+
+    Args:
+      jobs: how many; with 1 on this machine, the work is done in this process.
+      backend: joblib's name: `"loky"` for processes of this machine; `"dask"` or `"ray"` for a cluster's, which find
+        mbjax installed and the data where the configuration says.
+      scheduler: the address of a Dask scheduler, `"tcp://HOST:PORT"`; a cluster of this machine if empty.
+
+    Raises:
+      UserError: a backend that joblib does not know or that is not installed.
+    """
+
+    def __init__(self, jobs: int, backend: str = "loky", scheduler: str = ""):
+        self._jobs, self._backend, self._scheduler = jobs, backend, scheduler
+        packages = {"loky": "joblib", "dask": "distributed", "ray": "ray.util.joblib"}
+        if backend not in packages:
+            raise UserError(f"--backend={backend}: choose one of {', '.join(packages)}")
+        try:
+            self._package = importlib.import_module(packages[backend])
+        except ImportError:
+            raise UserError(f"--backend={backend}: it is not installed: pip install {backend}") from None
+
+    def map(self, function: Callable[[T], R], pieces: Sequence[T], *, lost: Callable[[T], R]) -> Iterator[R]:
+        """Yields `function(piece)` of every piece, in the order in which they are done.
+
+        A process that is killed costs the others nothing: its piece is tried again, and `lost(piece)` takes the place
+        of the result of one whose process is killed twice.
+        """
+        if self._jobs == 1 and self._backend == "loky":
+            yield from map(function, pieces)
+            return
+        left, tries = dict(enumerate(pieces)), collections.Counter()
+        with self._settings():
+            while left:
+                begun: list[int] = []
+                parallel: Any = joblib.Parallel(return_as="generator_unordered", pre_dispatch="n_jobs")
+                try:
+                    for number, result in parallel(self._calls(function, left, begun)):
+                        del left[number]
+                        yield result
+                except concurrent.futures.BrokenExecutor:
+                    for number in [number for number in begun if number in left]:
+                        tries[number] += 1
+                        if tries[number] == _TRIES:
+                            yield lost(left.pop(number))
+                    log.warning("a process was killed; what it did is done again")
+
+    def _calls(self, function: Callable[[T], R], left: dict[int, T], begun: list[int]) -> Iterator[Any]:
+        for number, piece in [*left.items()]:
+            begun.append(number)
+            yield joblib.delayed(_numbered)(number, function, piece)
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        if self._backend == "dask":
+            with self._package.Client(self._scheduler or None), joblib.parallel_config(backend="dask"):
+                yield
+            return
+        if self._backend == "ray":
+            self._package.register_ray()
+            with joblib.parallel_config(backend="ray"):
+                yield
+            return
+        with tempfile.TemporaryDirectory(prefix="mbjax-cores-") as folder:
+            start = {"initializer": _start, "initargs": (folder, self._jobs, os.getpid())}
+            with joblib.parallel_config(backend="loky", n_jobs=self._jobs, **start):
+                yield
+
+
+def _numbered(number: int, function: Callable[[T], R], piece: T) -> tuple[int, R]:
+    return number, function(piece)
+
+
+_core: Any = None  # the open file whose lock says which share of the cores this process has
+
+
+def _start(folder: str, jobs: int, parent: int) -> None:
+    """Gives a process its share of the cores: many threads of many processes would wait for one another."""
+    global _core
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        for number in range(jobs):  # a killed process leaves its share to the one that takes its place
+            _core = pathlib.Path(folder, str(number)).open("w")  # noqa: SIM115
+            with contextlib.suppress(OSError):
+                fcntl.flock(_core, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.sched_setaffinity(0, cores[number % len(cores) :: jobs])
+                break
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    cli.show_log()
+    cli.keep_programs()
+
+
+def _leave_with(parent: int) -> None:
+    """A process whose parent was killed would else wait for work for minutes."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
