@@ -14,10 +14,13 @@ from ml_collections import config_dict
 from mbjax import config as base
 from mbjax.types import Config
 
+ROWS = base.FACES_ROWS
+GRID = {}  # the paper's settings; no part of the training identities is kept apart to choose others on
+
 
 def get_config(row: str = "metabalance") -> Config:
     _, row = base.parse_name(row, file="configs/celeba.py", rows=base.FACES_ROWS)
-    config = base.identification()
+    config = base.identification(row or "metabalance")
     config.task = "celeba"
     config.data.update(
         size=112,
@@ -34,5 +37,4 @@ def get_config(row: str = "metabalance") -> Config:
         max_bad_share=0.01,
     )
     config.model.stem_stride = 2
-    config.update(base.FACES_ROWS.get(row, {"method": row}))
     return config

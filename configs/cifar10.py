@@ -47,6 +47,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "statistics_from_support": {"meta.model_state_from": "support"},
 }
 
+GRID = {}  # the paper's settings: five images leave none to choose others on
+
 
 def get_config(name: str = "severe") -> Config:
     scenarios = ("severe", "moderate", "small")

@@ -19,7 +19,6 @@ from mbjax.options import (
     COUNT,
     POSITIVE,
     SEED,
-    Kind,
     Option,
     Section,
     choice,
@@ -31,11 +30,6 @@ from mbjax.options import (
 from mbjax.types import Config, UserError
 
 STREAMS = ("train", "support", "query", "clean", "pretrain")
-
-_ROWS = Kind(
-    "rows are needed, {'name': {what it changes}, ...}",
-    lambda x: isinstance(x, dict) and all(isinstance(k, str) and isinstance(v, dict) for k, v in x.items()),
-)
 
 
 def _stream(help: str, sampler: str, batch_size: int, *more: Option) -> Section:
@@ -55,7 +49,6 @@ RUN = Section(
                "the number of updates; epochs decide if unset"),
         Option("updates_per_call", 100, COUNT, "updates that the device does without returning to the host"),
         Option("keep_checkpoints", 3, COUNT, "checkpoints that are kept, the newest"),
-        Option("rows", {}, _ROWS, "several runs in one command, each in a folder of its name; one run if empty"),
         Option("parallel", "auto", choice(get_args(Parallel)),
                "how work is spread over all devices; it changes no result but by rounding"),
     ),
@@ -112,27 +105,25 @@ def sections_of(values: Mapping[str, Any]) -> dict[str, Section]:
     return out
 
 
-# How training goes on faces; MetaBalance is what `identification` has.
-FACES_ROWS: dict[str, dict[str, Any]] = {
-    "metabalance": {},
-    "naive": {"method": "erm", "optimizer": {"drops": (35 / 120, 65 / 120, 95 / 120)}},
-    "over": {
-        "method": "erm", "optimizer": {"drops": (35 / 120, 65 / 120, 95 / 120)},
-        "train": {"sampler": "over", "balance": "group"},
-    },
-    "first_order": {"meta": {"grad_mode": "first_order"}},
-    "no_adaptation": {"meta": {"inner_lr": 0.0}},
-    "no_adaptation_query": {"meta": {"inner_lr": 0.0, "model_state_from": "query"}},
+FACES_ROWS: dict[str, dict[str, Any]] = {  # of configs/celeba.py and configs/faces.py
+    "naive": {"method": "erm", "train.sampler": "natural"},
+    "over": {"method": "erm", "train.sampler": "over", "train.balance": "group"},
     # As many query images an update, drawn and weighed as they are, and as many updates, as MetaBalance.
     "large_batch": {
-        "method": "erm",
-        "train": {"sampler": "class_balanced", "balance": "group", "sum_groups": True, "batch_size": 4 * 128},
+        "method": "erm", "train.sampler": "class_balanced", "train.balance": "group", "train.sum_groups": True,
     },
+    "metabalance": {},
+    "first_order": {"meta.grad_mode": "first_order"},
+    "no_adaptation": {"meta.inner_lr": 0.0},
+    "no_adaptation_query": {"meta.inner_lr": 0.0, "meta.model_state_from": "query"},
 }  # fmt: skip
 
 
-def identification() -> Config:
+def identification(row: str = "metabalance") -> Config:
     """What `configs/celeba.py` and `configs/faces.py` share: section 5.4 and appendix A.4 of the paper.
+
+    Args:
+      row: of `FACES_ROWS`, or a method.
 
     The query batch is 64 images of either group, and its loss the sum of the groups' mean losses.
     """
@@ -154,6 +145,11 @@ def identification() -> Config:
     config.epochs = 120
     config.eval.update(every=0.1, batch_size=256)
     config.updates_per_call = 4
+    config.update_from_flattened_dict(FACES_ROWS.get(row, {"method": row}))
+    if row in ("naive", "over"):  # appendix A.4 has other drops for plain training
+        config.optimizer.drops = (35 / 120, 65 / 120, 95 / 120)
+    elif row == "large_batch":
+        config.train.batch_size = config.meta.steps * config.query.batch_size
     return config
 
 

@@ -41,12 +41,10 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from None
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
     workdir = _WORKDIR.value or os.path.join("runs", f"{config.task}-{config.method}-{digest}")
-    folders = train.train_rows(config, workdir) if config.rows else {}
-    result = None if config.rows else train.train_and_evaluate(config, workdir)
+    result = train.train_and_evaluate(config, workdir)
     if hosts.is_primary():
-        runs, figures = {name: [folder] for name, folder in folders.items()}, pathlib.Path(workdir)
-        print(report.describe(result) if result else report.compare(runs, figures=figures))
-        print(f"in {workdir}: " + ", ".join(sorted(path.name for path in figures.iterdir())))
+        print(report.describe(result))
+        print(f"in {workdir}: " + ", ".join(sorted(path.name for path in pathlib.Path(workdir).iterdir())))
 
 
 def run() -> None:

@@ -19,9 +19,9 @@ from sklearn.datasets import make_classification
 from mbjax import compare, data
 from mbjax.compare import baselines as references
 from mbjax.compare import plan
-from mbjax.compare import rows as contenders
+from mbjax.compare import rows as rows
 from mbjax.compare import table as comparison
-from mbjax.compare.rows import CONTENDERS
+from mbjax.compare.rows import ROWS
 from mbjax.methods import METHODS
 from mbjax.report.tables import paired_difference
 from mbjax.types import UserError
@@ -41,9 +41,9 @@ def task(tmp_path) -> compare.Task:
     return compare.Task(str(ROOT / "configs" / "tabular.py"), overrides)
 
 
-def line(contender, seed, lr, validation, test, **more):
+def line(row, seed, lr, validation, test, **more):
     return {
-        "key": f"{contender}{seed}{lr}", "contender": contender, "seed": seed, "settings": {"optimizer.lr": lr},
+        "key": f"{row}{seed}{lr}", "row": row, "seed": seed, "settings": {"optimizer.lr": lr},
         "status": "ok", "seconds": 1.0, "code": "commit x", "data": "d", "mode": "together",
         "validation": {"roc_auc": validation}, "test": {"roc_auc": test},
         "validation_halves": [validation, validation], **more,
@@ -96,7 +96,7 @@ def test_the_best_baseline_is_not_the_one_with_the_longest_grid():
                 more = {"validation_halves": halves.tolist()}
                 lines.append(line(name, seed, number, halves.mean(), mean, **more))
     runs = comparison.frame_of(lines)
-    maxima: Any = comparison.choose(runs, "roc_auc", "validation").groupby("contender")["validation_roc_auc"].mean()
+    maxima: Any = comparison.choose(runs, "roc_auc", "validation").groupby("row")["validation_roc_auc"].mean()
     assert maxima["class_balanced"] > maxima["over"]  # what the old rule went by
     assert comparison.best_baseline(runs) == "over"
     whole = [{**text, "validation_halves": [float("nan")] * 2} for text in lines]  # too small to be halved
@@ -163,14 +163,14 @@ def test_options_come_first_then_the_row_then_its_grid(task):
 
 def test_every_network_chooses_from_the_same_learning_rates_and_lengths(task):
     bare = compare.Task(task.file, {key: value for key, value in task.overrides.items() if key != "updates"})
-    for name, contender in CONTENDERS.items():
-        if contender.family in ("reference", "search") or contender.like:
+    for name, row in ROWS.items():
+        if row.family in ("reference", "search") or row.like:
             continue
-        found = {(contender.after, 0): {"support.sampler": "over", "query.sampler": "under"}}
+        found = {(row.after, 0): {"support.sampler": "over", "query.sampler": "under"}}
         runs = plan.plan(bare, [name], [0], data_digest="", found=found)
         pairs = {(run.config.optimizer.lr, run.config.updates) for run in runs}
         assert pairs == {(lr, n) for lr in (0.01, 0.02, 0.05, 0.1) for n in (None, 1000)}, name
-        if contender.after:
+        if row.after:
             assert {(run.config.support.sampler, run.config.query.sampler) for run in runs} == {("over", "under")}
 
 
@@ -197,7 +197,7 @@ def test_images_are_compared_by_their_scenario_and_protocol(tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
     for file in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
-        labels = np.arange(10_000, dtype=np.uint8)[:, None] % 10
+        labels = (np.arange(10_000) % 10).astype(np.uint8)[:, None]
         images = rng.integers(0, 256, (10_000, 3072), np.uint8) // (2 + labels)
         np.concatenate([labels, images.astype(np.uint8)], axis=1).tofile(folder / file)
     overrides = {
@@ -213,11 +213,10 @@ def test_images_are_compared_by_their_scenario_and_protocol(tmp_path):
     assert test["clean"]["log_loss"] != test["authors"]["log_loss"]
 
 
-def test_every_contender_names_what_there_is():
-    for name, contender in CONTENDERS.items():
-        known = references.REFERENCES if contender.family == "reference" else METHODS
-        assert contender.method in known, name
-        assert not contender.like or contender.like in CONTENDERS
+def test_every_row_names_what_there_is():
+    for name, row in ROWS.items():
+        assert row.like or (row.estimator in references.REFERENCES) != (row.changes.get("method") in METHODS), name
+        assert not row.like or row.like in ROWS
 
 
 def test_a_comparison_end_to_end(task, tmp_path):
@@ -227,15 +226,15 @@ def test_a_comparison_end_to_end(task, tmp_path):
     assert len(lines) == 2 * (4 + 4 + 3)  # updates=60 takes the place of a grid's two lengths
     assert {text["settings"].get("updates", 60) for text in lines} == {60}
     by_row: Any = pd.DataFrame([{**text, **text["test"]} for text in lines if text["status"] == "ok"])
-    assert by_row.groupby("contender")["roc_auc"].mean().min() > 0.85
-    assert set(by_row[by_row["contender"] == "naive"]["mode"]) == {"together"}
+    assert by_row.groupby("row")["roc_auc"].mean().min() > 0.85
+    assert set(by_row[by_row["row"] == "naive"]["mode"]) == {"together"}
     for row in ("naive", "MetaBalance", "logistic regression", "naive, priors divided out"):
         assert f"| {row}" in table
     for name in ("table.md", "times.md"):
         assert (tmp_path / "out" / name).read_text()
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     # Priors divided out: another decision, the same order.
-    naive = next(text for text in lines if text["contender"] == "naive")
+    naive = next(text for text in lines if text["row"] == "naive")
     assert naive["priors_test"]["roc_auc"] == pytest.approx(naive["test"]["roc_auc"], abs=1e-9)
     assert naive["priors_test"]["minority_accuracy"] >= naive["test"]["minority_accuracy"]
     assert naive["priors_test"]["majority_accuracy"] < naive["test"]["majority_accuracy"]
@@ -248,8 +247,8 @@ def test_a_comparison_end_to_end(task, tmp_path):
 
 
 def test_what_cannot_run_is_reported_and_the_rest_goes_on(task, tmp_path, monkeypatch):
-    some = contenders._plain("some settings", grid={"train.sampler": ("over", "smote")})
-    monkeypatch.setitem(CONTENDERS, "over", some)
+    some = rows._plain("some settings", grid={"train.sampler": ("over", "smote")})
+    monkeypatch.setitem(ROWS, "over", some)
     frame = pd.read_csv(task.overrides["data.path"])
     small = pd.concat([frame[frame["label"] == 0].head(70), frame[frame["label"] == 1].head(40)])
     small.to_csv(tmp_path / "small.csv", index=False)
@@ -265,18 +264,18 @@ def test_what_cannot_run_is_reported_and_the_rest_goes_on(task, tmp_path, monkey
 
 def test_pairs_of_samplers_are_searched_and_the_best_gets_the_grid_of_all(task, tmp_path, monkeypatch):
     few = {"support.sampler": ("natural", "smote"), "query.sampler": ("under", "over")}
-    search = dataclasses.replace(CONTENDERS["ms_search"], grid=few, overrides={"updates": 20})
-    monkeypatch.setitem(CONTENDERS, "ms_search", search)
+    search = dataclasses.replace(ROWS["ms_search"], grid=few, changes={"method": "metabalance", "updates": 20})
+    monkeypatch.setitem(ROWS, "ms_search", search)
     bare = compare.Task(task.file, {**task.overrides, "optimizer.lr": 0.05})
     table = compare.compare(bare, names=["ms_metabalance"], seeds=[0, 1], out=tmp_path)
     lines = [json.loads(text) for text in (tmp_path / "results.jsonl").read_text().splitlines()]
-    searched = [text for text in lines if text["contender"] == "ms_search"]
+    searched = [text for text in lines if text["row"] == "ms_search"]
     assert {tuple(text["settings"].values()) for text in searched} == {
         ("natural", "under"), ("natural", "over"), ("smote", "under"), ("smote", "over")
     }  # fmt: skip
     for seed in (0, 1):
         best = max((t for t in searched if t["seed"] == seed), key=lambda text: text["validation"]["roc_auc"])
-        (chosen,) = (t for t in lines if t["contender"] == "ms_metabalance" and t["seed"] == seed)
+        (chosen,) = (t for t in lines if t["row"] == "ms_metabalance" and t["seed"] == seed)
         assert chosen["settings"] == {**best["settings"], "optimizer.lr": 0.05, "updates": 60}
     assert "| MS-MetaBalance | 2 |" in table
     assert "search over sampler pairs" not in table
@@ -317,7 +316,9 @@ def test_the_table_is_the_same_by_one_process_by_two_and_by_a_cluster_that_loses
 
     compared: Any = {"task": task, "names": ["naive", "over", "logistic_regression"], "seeds": [0, 1]}
     tables = [compare.compare(**compared, out=tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2)]
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
+    options: Any = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
+    local: Any = LocalCluster(**options)
+    with local as cluster:
         victim = cluster.workers[0].pid
         threading.Timer(6, os.kill, (victim, signal.SIGKILL)).start()  # while it imports or trains
         options = {"backend": "dask", "scheduler": cluster.scheduler_address}

@@ -109,8 +109,6 @@ WRONG = [
     ("optimizer.lr", "fast", "a number above 0 is needed"),
     ("optimizer.nesterov", 1, "True or False is needed"),
     ("optimizer.momentum", 1.0, "a number from 0 to below 1 is needed"),
-    ("rows", {"a": 1}, "rows are needed"),
-    ("rows", "a", "rows are needed"),
     ("seed", 2**63, "a whole number from 0 to 4294967295 is needed"),
     ("seed", -1, "a whole number from 0 to 4294967295 is needed"),
     ("seed", True, "a whole number from 0 to 4294967295 is needed"),
@@ -160,7 +158,6 @@ def test_what_is_right_is_taken():
     config.optimizer.drops = (0.25, 0.5)
     config.model.hidden = ()
     config.seed = 2**32 - 1
-    config.rows = {"a": {"method": "erm"}}
     config.train.sampling_strategy = "{'1': 5}"
     config.query.neighbors = 3
     assert config_lib.validate(config).optimizer.drops == (0.25, 0.5)

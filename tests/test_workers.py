@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,9 @@ def test_a_dask_cluster_loses_a_worker_and_no_piece(tmp_path):
     from distributed import LocalCluster
 
     pieces = [(number, str(tmp_path)) for number in range(7)]
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
+    options: Any = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
+    local: Any = LocalCluster(**options)
+    with local as cluster:
         pool = workers.Pool(1, "dask", cluster.scheduler_address)
         results = [*pool.map(square, pieces, lost=lambda piece: -1)]
     assert (tmp_path / "killed").exists()

@@ -1,16 +1,17 @@
 """Every method on one task, on the same splits: `python -m mbjax.compare --config=configs/loan.py --out=DIR`.
 
-    --methods=all          or names of mbjax/compare/rows.py, comma-separated
+    --methods=all          or names, comma-separated: of mbjax/compare/rows.py, or of the configuration's own ROWS
     --seeds=10             0 … 9
     --select=validation    or test, as the paper does; the table then says so
+    --notune               every row with the settings of its configuration; nothing is chosen
     --jobs=N               processes, each on its share of the cores
     --backend=dask         joblib's: loky (this machine's processes, the default), dask or ray
     --scheduler=ADDRESS    of a Dask cluster
     --shard=I/N            only the I-th of N parts of the work (a cluster's array job); a run without makes the table
     --config.key=value     for every method
 
-DIR gets `results.jsonl` (one line per run), `table.md`, `times.md`, `comparison.png` and, with the search over sampler
-pairs, `pairs.png`. The same command does only what is missing.
+DIR gets `results.jsonl` (one line per run), `table.md`, `times.md`, figures and, where networks have convolutions and
+train for long, a folder for each run in `runs/`. The same command does only what is missing.
 """
 
 import pathlib
@@ -21,19 +22,41 @@ from ml_collections import config_flags
 from mbjax import cli
 from mbjax.compare import driver
 from mbjax.compare.plan import Task
-from mbjax.compare.rows import CONTENDERS
 from mbjax.methods import METHODS
 from mbjax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The task, such as configs/loan.py.")
-_METHODS = flags.DEFINE_string("methods", "all", "Names of mbjax/compare/rows.py, comma-separated.")
+_METHODS = flags.DEFINE_string("methods", "all", "Names of rows, comma-separated.")
 _SEEDS = flags.DEFINE_integer("seeds", 10, "How many.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "The comparison's folder.")
 _SELECT = flags.DEFINE_enum("select", "validation", ["validation", "test"], "What settings are chosen on.")
+_TUNE = flags.DEFINE_bool("tune", True, "Whether rows choose settings from their grids on validation data.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Processes.", lower_bound=1)
 _BACKEND = flags.DEFINE_string("backend", "loky", "joblib's: loky, dask or ray.")
 _SCHEDULER = flags.DEFINE_string("scheduler", "", "The address of a Dask scheduler; else this machine.")
 _SHARD = flags.DEFINE_string("shard", "", "I/N: only the I-th of N parts of the work, from 0.")
+
+
+def names_of(task: Task, text: str) -> list[str]:
+    """The names of the rows that `--methods` asks for, and of those whose runs they take."""
+    names = [n for n, row in task.rows.items() if row.family != "search"] if text == "all" else text.split(",")
+    for name in names:
+        if name not in task.rows:
+            raise UserError(f"--methods={name}: choose among all, {', '.join(task.rows)}")
+    return names + [like for name in names if (like := task.rows[name].like) and like not in names]
+
+
+def shard_of(text: str) -> tuple[int, int] | None:
+    """`I/N` as numbers."""
+    if not text:
+        return None
+    try:
+        number, count = map(int, text.split("/"))
+    except ValueError:
+        number, count = 0, 0
+    if not 0 <= number < count:
+        raise UserError(f"--shard={text}: write I/N with I from 0 to N - 1")
+    return number, count
 
 
 def main(argv: list[str]) -> None:
@@ -41,33 +64,17 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}: options are written --config.key=value")
     cli.show_log()
     cli.keep_programs()
-    names = list(CONTENDERS) if _METHODS.value == "all" else _METHODS.value.split(",")
-    for name in names:
-        if name not in CONTENDERS:
-            raise UserError(f"--methods={name}: choose among all, {', '.join(CONTENDERS)}")
-    if _METHODS.value == "all":
-        names = [name for name in names if CONTENDERS[name].family != "search"]
-    names += [like for name in names if (like := CONTENDERS[name].like) and like not in names]
-    shard = None
-    if _SHARD.value:
-        try:
-            number, count = map(int, _SHARD.value.split("/"))
-        except ValueError:
-            number, count = 0, 0
-        if not 0 <= number < count:
-            raise UserError(f"--shard={_SHARD.value}: write I/N with I from 0 to N - 1")
-        shard = (number, count)
     file, _, name = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     # A row or a method behind the colon is what the comparison chooses itself.
     scenario = name.partition(",")[0] if name not in METHODS else ""
-    task = Task(file, config_flags.get_override_values(flags.FLAGS["config"]), scenario)
-    print(
-        driver.compare(
-            task, names=names, seeds=range(_SEEDS.value), out=pathlib.Path(str(_OUT.value)), select=_SELECT.value,
-            jobs=_JOBS.value, backend=_BACKEND.value, scheduler=_SCHEDULER.value, shard=shard,
-        )
+    task = Task(file, config_flags.get_override_values(flags.FLAGS["config"]), scenario, tune=_TUNE.value)
+    out = pathlib.Path(str(_OUT.value))
+    table = driver.compare(
+        task, names=names_of(task, _METHODS.value), seeds=range(_SEEDS.value), out=out, select=_SELECT.value,
+        jobs=_JOBS.value, backend=_BACKEND.value, scheduler=_SCHEDULER.value, shard=shard_of(_SHARD.value),
     )  # fmt: skip
-    print(f"in {_OUT.value}: table.md, times.md, results.jsonl, comparison.png")
+    print(table)
+    print(f"in {out}: " + ", ".join(sorted(path.name for path in out.iterdir())))
 
 
 def run() -> None:

@@ -15,9 +15,8 @@ import tqdm
 import mbjax
 from mbjax import config as config_lib
 from mbjax import data
-from mbjax.compare import plan, work, workers
+from mbjax.compare import folders, plan, work, workers
 from mbjax.compare import table as comparison
-from mbjax.compare.rows import CONTENDERS
 from mbjax.types import UserError
 
 log = logging.getLogger("mbjax")
@@ -53,37 +52,40 @@ def compare(
       The table.
 
     Raises:
-      UserError: a mistake in the configuration, or data that no contender can use.
+      UserError: a mistake in the configuration, or data that no row can use.
     """
     plan.check_options(task, names)
-    first = task.config("erm")
-    valid = config_lib.validate(first)
-    loaded = data.load(first.task, seed=seeds[0], **valid.data)  # mistakes show before the work
-    if loaded.kind != "classification":
-        raise UserError(f"config.task={first.task!r}: comparisons are of classifiers; compare runs with mbjax.report")
-    if "validation" not in loaded.splits:
-        raise UserError(f"config.data.validation_share={first.data.validation_share}: a comparison needs one above 0")
-    searches = [after for name in names if (after := CONTENDERS[name].after) and after not in names]
+    first = config_lib.validate(task.config(names[0]))
+    loaded = data.load(first.task, seed=seeds[0], **first.data)  # mistakes show before the work
+    if task.grid and "validation" not in loaded.splits:
+        raise UserError(
+            f"config.data.validation_share={first.data.get('validation_share')}: rows that choose their settings need "
+            "one above 0; --notune leaves them those of the configuration"
+        )
+    searches = [after for name in names if (after := task.rows[name].after) and after not in names]
     planned = functools.partial(plan.plan, task, [*searches, *names], seeds, data_digest=data.digest(loaded))
     out.mkdir(parents=True, exist_ok=True)
     file = out / (f"results-{shard[0]}.jsonl" if shard else "results.jsonl")
     runs = plan.distinct(planned())
     pool = workers.Pool(jobs, backend, scheduler)
     _complete(runs, out=out, file=file, pool=pool, shard=shard)
-    if any(CONTENDERS[name].after for name in names):
-        runs = plan.distinct(planned(found=plan.found_settings(runs, read(out), seeds)))
-        after = [run for run in runs if CONTENDERS[run.contender].after]
+    if searches:
+        runs = plan.distinct(planned(found=plan.found_settings(searches, runs, read(out), seeds)))
+        after = [run for run in runs if task.rows[run.row].after]
         _complete(after, out=out, file=file, pool=pool, shard=shard)
     done = read(out)
-    lines = [{**done[run.key], "contender": run.contender} for run in runs if run.key in done]
-    lines += [_adjusted(line, name) for name in names if CONTENDERS[name].like for line in lines
-              if line["contender"] == CONTENDERS[name].like and line["status"] == "ok"]  # fmt: skip
-    table = comparison.make_table(lines, task=first.task, select=select, overlap=loaded.overlap)
+    lines = [{**done[run.key], "row": run.row} for run in runs if run.key in done]
+    if runs[0].alone:
+        table = folders.make_table(lines, task, out, dataset=loaded)
+    else:
+        lines += [_adjusted(line, name) for name in names if task.rows[name].like for line in lines
+                  if line["row"] == task.rows[name].like and line["status"] == "ok"]  # fmt: skip
+        table = comparison.make_table(lines, task=first.task, select=select, overlap=loaded.overlap)
+        if any(line["status"] == "ok" for line in lines):
+            comparison.plot_comparison(lines, out / "comparison.png", task=first.task, select=select)
+            comparison.plot_pairs(lines, out / "pairs.png", task=first.task)
     (out / "table.md").write_text(table)
     (out / "times.md").write_text(comparison.make_times(lines))
-    if any(line["status"] == "ok" for line in lines):
-        comparison.plot_comparison(lines, out / "comparison.png", task=first.task, select=select)
-        comparison.plot_pairs(lines, out / "pairs.png", task=first.task)
     return table
 
 
@@ -105,19 +107,18 @@ def _complete(
     units = [left for unit in units if (left := [run for run in unit if run.key not in ended])]
     code = _code()
     progress = tqdm.tqdm(total=sum(map(len, units)), unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    do, lost = functools.partial(work.do, code=code, out=out), functools.partial(work.lost, code=code)
     with progress:
-        for number, lines in enumerate(
-            pool.map(functools.partial(work.do, code=code), units, lost=functools.partial(work.lost, code=code)), 1
-        ):
+        for number, lines in enumerate(pool.map(do, units, lost=lost), 1):
             append(file, lines)
             progress.update(len(lines))
             if progress.disable:
-                log.info("%d of %d units: %s, %d runs", number, len(units), lines[0]["contender"], len(lines))
+                log.info("%d of %d units: %s, %d runs", number, len(units), lines[0]["row"], len(lines))
 
 
-def _adjusted(line: Mapping[str, Any], contender: str) -> dict[str, Any]:
-    parts = {part: line[f"priors_{part}"] for part in ("validation", "test", "validation_halves")}
-    return {**line, "contender": contender, **parts}
+def _adjusted(line: Mapping[str, Any], row: str) -> dict[str, Any]:
+    parts = {part: line[f"priors_{part}"] for part in ("validation", "test", "validation_halves") if part in line}
+    return {**line, "row": row, **parts}
 
 
 def read(out: pathlib.Path) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The runs of a comparison: which there are, and which of them one process does together."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mbjax import config as config_lib
-from mbjax.compare.rows import CONTENDERS
+from mbjax.compare.rows import GRID, ROWS, Row
 from mbjax.evaluation import metrics
 from mbjax.train import population
 from mbjax.types import Config, UserError
@@ -25,46 +26,95 @@ class Task:
     """What is compared on.
 
     Attributes:
-      file: of `configs/`.
+      file: of `configs/`. Its module may have `ROWS`, names and what each changes in the configuration, in place of
+        `mbjax.compare.rows.ROWS`, and `GRID`, what every network chooses from, in place of `mbjax.compare.rows.GRID`.
       overrides: what the command line changes in it.
       scenario: the part of the configuration's name before the row, such as `severe` of `configs/cifar10.py:severe`.
+      tune: whether rows choose from their grids on validation data; else they have the configuration's settings.
     """
 
     file: str
     overrides: Mapping[str, Any]
     scenario: str = ""
+    tune: bool = True
 
-    def config(self, method: str) -> Config:
+    @functools.cached_property
+    def module(self) -> Any:
         spec = importlib.util.spec_from_file_location("task_config", self.file)
         if spec is None or spec.loader is None or not os.path.exists(self.file):
             raise UserError(f"--config={self.file}: no such file")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        takes_name = bool(inspect.signature(module.get_config).parameters)
-        name = f"{self.scenario},{method}" if self.scenario else method
-        config = module.get_config(name) if takes_name else module.get_config()
-        config.method = method
-        if not config.data.get("validation_share"):
+        return module
+
+    @functools.cached_property
+    def rows(self) -> Mapping[str, Row]:
+        """The rows by name."""
+        own = getattr(self.module, "ROWS", None)
+        return ROWS if own is None else {name: _row(name, changes) for name, changes in own.items()}
+
+    @property
+    def grid(self) -> Mapping[str, Sequence[Any]]:
+        """What every network chooses from."""
+        return getattr(self.module, "GRID", GRID) if self.tune else {}
+
+    def config(self, name: str) -> Config:
+        """The configuration of a row; of a reference, the task's for plain training."""
+        row = self.rows[name]
+        word = name if hasattr(self.module, "ROWS") else row.changes.get("method", "erm")
+        takes_name = bool(inspect.signature(self.module.get_config).parameters)
+        word = f"{self.scenario},{word}" if self.scenario else word
+        config = self.module.get_config(word) if takes_name else self.module.get_config()
+        if self.grid and config.data.get("validation_share") == 0:
             config.data.validation_share = VALIDATION_SHARE
         config.update_from_flattened_dict(self.overrides)
+        config.update_from_flattened_dict({"method": "erm", **self.changes(name, config)})
         return config
+
+    def changes(self, name: str, config: Config) -> dict[str, Any]:
+        """What defines a row, of a configuration of the task."""
+        return {key: value(config) if callable(value) else value for key, value in self.rows[name].changes.items()}
+
+
+def _row(name: str, changes: Mapping[str, Any]) -> Row:
+    """A row of a task's own: with the title and family of the row of that name, if there is one."""
+    known = ROWS.get(name)
+    family = "control" if changes.get("method") in (None, "metabalance") else "baseline"
+    title, family = (known.title, known.family) if known else (name.replace("_", " "), family)
+    return Row(title, family, {"method": "metabalance", **changes})
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run: a contender with settings of its grid and a seed. `key` is a digest of all that decides its result."""
+    """One run.
 
-    contender: str
+    Attributes:
+      row: its name.
+      settings: of the row's grid.
+      seed: of the split, the weights, and all else.
+      config: its configuration.
+      key: a digest of all that decides its result.
+      estimator: of a reference, its name in `mbjax.compare.baselines.REFERENCES`.
+      balanced: of a reference, whether classes are weighted.
+    """
+
+    row: str
     settings: Mapping[str, Any]
     seed: int
     config: Config
     key: str
+    estimator: str = ""
+    balanced: bool = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether it has a folder of its own, with checkpoints and curves: networks with convolutions train long."""
+        return self.config.model.name != "mlp" and not self.estimator
 
 
 _COMPARISONS = {  # keys that no option may set, and what to do about it
     "method": "choose rows with --methods",
     "seed": "choose how many with --seeds",
-    "rows": "choose rows with --methods",
 }
 
 
@@ -73,15 +123,10 @@ def check_options(task: Task, names: Iterable[str]) -> None:
     for key, value in task.overrides.items():
         if key in _COMPARISONS:
             raise UserError(f"--config.{key}={value}: a comparison decides this; {_COMPARISONS[key]}")
-        owners = [
-            name
-            for name in names
-            if (row := CONTENDERS[name]).family != "reference" and not row.like and key in row.overrides
-        ]
-        if owners:
+        if owners := [name for name in names if key in task.rows[name].changes]:
             raise UserError(
                 f"--config.{key}={value}: this key defines the row {', '.join(owners)}; leave the option out, or "
-                f"choose other rows with --methods"
+                "choose other rows with --methods"
             )
 
 
@@ -100,39 +145,38 @@ def plan(
 
     Args:
       task: what is compared on.
-      names: keys of `CONTENDERS`.
+      names: of its rows.
       seeds: of the runs.
       data_digest: of the data's content, a part of each run's key.
       found: the settings that searches have found, by their row and seed. Rows that wait for one are left out.
     """
     runs = []
     for name in names:
-        contender = CONTENDERS[name]
-        if contender.like:
+        row = task.rows[name]
+        if row.like:
             continue
-        reference = contender.family == "reference"
-        base = task.config("erm" if reference else contender.method)
-        overrides = {key: value(base) if callable(value) else value for key, value in contender.overrides.items()}
-        grid = dict(contender.grid)
-        if not reference:
-            base.update_from_flattened_dict(overrides)
-            grid.update({key: (task.overrides[key],) for key in grid if key in task.overrides})
+        base, is_network = task.config(name), not row.estimator
+        # Where the data lies and how its work is spread change no result; what it holds does.
+        fixed = {"data.dir": "", "data.path": "", "parallel": "", "data": data_digest}
+        if not is_network:
+            fixed |= {"estimator": row.estimator, "balanced": row.balanced}
+        grid = {**(task.grid if is_network and row.family != "search" else {}), **(row.grid if task.tune else {})}
+        if is_network:
+            grid |= {key: (task.overrides[key],) for key in grid if key in task.overrides}
         for values, seed in itertools.product(itertools.product(*grid.values()), seeds):
             settings = dict(zip(grid, values, strict=True))
-            if contender.after:
-                if (contender.after, seed) not in (found or {}):
+            if row.after:
+                if (row.after, seed) not in (found or {}):
                     continue
-                settings = {**(found or {})[contender.after, seed], **settings}
+                settings = {**(found or {})[row.after, seed], **settings}
             config = base.copy_and_resolve_references()
-            if not reference:
+            if is_network:
                 config.update_from_flattened_dict(settings)
             config.seed = seed
-            # Where the data lies and how its work is spread change no result; what it holds does.
-            apart = {"data.dir": "", "data.path": "", "parallel": "", "data": data_digest}
-            what = {**config_lib.flatten(config.to_dict()), **apart, "contender": contender.method, **overrides}
+            what = {**config_lib.flatten(config.to_dict()), **fixed}
             text = json.dumps([what, settings], sort_keys=True, default=str)
             key = hashlib.sha256(text.encode()).hexdigest()[:16]
-            runs.append(Run(name, settings, seed, config, key))
+            runs.append(Run(name, settings, seed, config, key, row.estimator, row.balanced))
     return runs
 
 
@@ -140,22 +184,20 @@ def distinct(runs: Sequence[Run]) -> list[Run]:
     """The runs without rows that come to the same as an earlier one on this task."""
     keys: dict[str, list[str]] = {}
     for run in runs:
-        keys.setdefault(run.contender, []).append(run.key)
+        keys.setdefault(run.row, []).append(run.key)
     first: dict[tuple[str, ...], str] = {}
     for name, own in keys.items():
         first.setdefault(tuple(own), name)
-    return [run for run in runs if run.contender in first.values()]
+    return [run for run in runs if run.row in first.values()]
 
 
 def found_settings(
-    runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]], seeds: Iterable[int]
+    searches: Iterable[str], runs: Sequence[Run], done: Mapping[str, Mapping[str, Any]], seeds: Iterable[int]
 ) -> dict[tuple[str, int], Mapping[str, Any]]:
     """The best settings of each search and seed on its validation part, of searches that are complete."""
     found = {}
-    for name, seed in itertools.product(
-        {run.contender for run in runs if CONTENDERS[run.contender].family == "search"}, seeds
-    ):
-        own = [run for run in runs if (run.contender, run.seed) == (name, seed)]
+    for name, seed in itertools.product(searches, seeds):
+        own = [run for run in runs if (run.row, run.seed) == (name, seed)]
         if any(run.key not in done for run in own):
             continue  # other shards are at it
         scored = [(done[run.key]["validation"], run) for run in own if done[run.key]["status"] == "ok"]
@@ -165,13 +207,16 @@ def found_settings(
 
 
 def units_of(runs: Sequence[Run]) -> list[list[Run]]:
-    """Groups runs into what one process does at a time: runs of one contender that one program can train together."""
+    """Groups runs into what a process does at a time: one run, or those of a row that one program trains together."""
     groups: dict[Any, list[Run]] = {}
     for run in runs:
+        if run.alone:
+            groups[run.key] = [run]
+            continue
         apart = [(key, value) for key, value in run.settings.items() if key not in population.NUMBERS]
         if {"support.sampler", "query.sampler"} <= {key for key, _ in apart}:
             apart = [pair for pair in apart if pair[0] != "support.sampler"]  # a row of the search over pairs
-        if CONTENDERS[run.contender].family == "reference":
+        if run.estimator:
             apart = []
-        groups.setdefault((run.contender, str(apart), run.seed // SEEDS_PER_UNIT), []).append(run)
+        groups.setdefault((run.row, str(apart), run.seed // SEEDS_PER_UNIT), []).append(run)
     return list(groups.values())

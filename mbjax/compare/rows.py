@@ -1,4 +1,4 @@
-"""The rows of a comparison: what each trains, and the settings that it may choose from on validation data."""
+"""The rows of comparisons: what each trains, a flat dict of changed keys, and what it may choose on validation data."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,20 +12,25 @@ SAMPLERS = (  # section 3: what the sampler pairs of MS-MetaBalance are made of
     *("natural", "over", "under", "smote", "borderline_smote", "svmsmote", "adasyn"),
     *("nearmiss", "cluster_centroids", "smoteenn", "allknn"),
 )
+# What every network chooses from on its validation part, where its task has no grid of its own. The number of updates
+# is that of the task's configuration (the paper's budget, passes over the data) or 1,000.
+GRID: Mapping[str, Sequence[Any]] = {"optimizer.lr": LEARNING_RATES, "updates": (None, 1000)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Contender:
+class Row:
     """A row.
 
     Attributes:
       title: as tables show it.
-      family: baselines are what MetaBalance is measured against, controls what tells where its gain comes from.
-      method: of `mbjax.methods.METHODS`, or, in the family of references, of `mbjax.compare.baselines.REFERENCES`.
-      overrides: configuration keys that define the row and their values, or functions of the task's configuration that
-        give them; of a reference, `balanced`. The command line cannot change them.
-      grid: configuration keys (parameters of the estimator) and the values to choose from; all combinations are run.
-        An option of the command line takes the place of a key's values.
+      family: baselines are what MetaBalance is measured against, controls what tells where its gain comes from,
+        references are no neural networks.
+      changes: configuration keys that define the row and their values, or functions of the task's configuration that
+        give them. The command line cannot change them.
+      grid: configuration keys (parameters of an estimator) and the values to choose from, beside the task's; all
+        combinations are run. An option of the command line takes the place of a key's values.
+      estimator: of a reference, its name in `mbjax.compare.baselines.REFERENCES`.
+      balanced: of a reference, whether classes are weighted.
       like: a row whose runs this one takes, to adjust their predictions; it then trains nothing itself.
       after: a row whose best settings, of each seed on its validation part, this one starts from; its own grid comes
         on top of them. The other row is a search: no row of the table.
@@ -33,42 +38,38 @@ class Contender:
 
     title: str
     family: Family
-    method: str
-    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     grid: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    estimator: str = ""
+    balanced: bool = False
     like: str = ""
     after: str = ""
 
 
-# What every network chooses from on its validation part. The number of updates is that of the task's configuration
-# (the paper's budget, passes over the data) or 1,000.
-NETWORK_GRID: Mapping[str, Sequence[Any]] = {"optimizer.lr": LEARNING_RATES, "updates": (None, 1000)}
-
-
-def _plain(title: str, sampler: str = "natural", **overrides: Any) -> Contender:
-    return _network(title, "baseline", "erm", train__sampler=sampler, **overrides)
-
-
 def _network(
     title: str, family: Family, method: str, grid: Mapping[str, Sequence[Any]] | None = None, after: str = "",
-    **overrides: Any,
-) -> Contender:  # fmt: skip
-    overrides = {key.replace("__", "."): value for key, value in overrides.items()}
-    return Contender(title, family, method, overrides, {**NETWORK_GRID, **(grid or {})}, after=after)
+    **changes: Any,
+) -> Row:  # fmt: skip
+    keys = {"method": method, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return Row(title, family, keys, grid or {}, after=after)
 
 
-def _large_batch(title: str, sampler: Any) -> Contender:
+def _plain(title: str, sampler: str = "natural", **changes: Any) -> Row:
+    return _network(title, "baseline", "erm", train__sampler=sampler, **changes)
+
+
+def _large_batch(title: str, sampler: Any) -> Row:
     size = lambda config: config.meta.steps * config.query.batch_size  # noqa: E731
     return _network(title, "control", "erm", train__sampler=sampler, train__batch_size=size)
 
 
-def _reference(title: str, name: str, *, balanced: bool, **grid: Sequence[Any]) -> Contender:
-    return Contender(title, "reference", name, {"balanced": balanced}, grid)
+def _reference(title: str, estimator: str, *, balanced: bool, **grid: Sequence[Any]) -> Row:
+    return Row(title, "reference", grid=grid, estimator=estimator, balanced=balanced)
 
 
 _TREES = {"learning_rate": (0.03, 0.1), "max_leaf_nodes": (7, 31)}
 CLEAN_SHARES = (0.01, 0.05, 0.1, 0.2)  # of the minority class; the paper's are 1% (loan) and 20% (fraud)
-CONTENDERS: dict[str, Contender] = {
+ROWS: dict[str, Row] = {  # of tables of numbers; a task's configuration may name others, see `mbjax.compare.plan.Task`
     "naive": _plain("naive"),
     "over": _plain("over-sampling", "over"),
     "under": _plain("under-sampling", "under"),
@@ -129,13 +130,12 @@ CONTENDERS: dict[str, Contender] = {
         model__head="cosine",
         optimizer__weight_decay=5e-4,
     ),
-    "naive_priors": Contender("naive, priors divided out (logit adjustment post hoc)", "baseline", "erm", like="naive"),
+    "naive_priors": Row("naive, priors divided out (logit adjustment post hoc)", "baseline", like="naive"),
     "metabalance": _network("MetaBalance", "metabalance", "metabalance"),
-    "ms_search": Contender(
+    "ms_search": Row(
         "search over sampler pairs",
         "search",
-        "metabalance",
-        {"updates": 200},
+        {"method": "metabalance", "updates": 200},
         {"support.sampler": SAMPLERS, "query.sampler": SAMPLERS},
     ),
     "ms_metabalance": _network("MS-MetaBalance", "metabalance", "metabalance", after="ms_search"),

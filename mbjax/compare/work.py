@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,16 +14,17 @@ from mbjax import config as config_lib
 from mbjax import data, train
 from mbjax.compare import baselines
 from mbjax.compare.plan import Run
-from mbjax.compare.rows import CONTENDERS
 from mbjax.evaluation import evaluate, metrics
 from mbjax.train import population
 from mbjax.types import Dataset, UserError
 
 
-def do(unit: Sequence[Run], code: str) -> list[dict[str, Any]]:
+def do(unit: Sequence[Run], code: str, out: pathlib.Path) -> list[dict[str, Any]]:
     """Does the runs of a unit; a run that cannot be done gets a line that says why."""
-    if CONTENDERS[unit[0].contender].family == "reference":
-        return [_line(run, code, _reference(run)) for run in unit]
+    if unit[0].estimator:
+        return [_line(run, code, _fit(run)) for run in unit]
+    if unit[0].alone:
+        return [_line(run, code, _train_alone(run, out)) for run in unit]
     lines = []
     programs: dict[str, list[Run]] = {}
     for run in unit:
@@ -31,6 +33,18 @@ def do(unit: Sequence[Run], code: str) -> list[dict[str, Any]]:
     for runs in programs.values():
         lines += [_line(run, code, outcome) for run, outcome in _train(runs)]
     return lines
+
+
+def _train_alone(run: Run, out: pathlib.Path) -> dict[str, Any]:
+    """Trains a run in its own folder, or resumes it there."""
+    folder = pathlib.Path("runs", f"{run.row}-{run.key}-{run.seed}")
+    try:
+        result = train.train_and_evaluate(run.config, out / folder)
+    except UserError as error:
+        return {"status": "failed", "reason": str(error)}
+    scores = {part: result[part] for part in ("validation", "test") if part in result}
+    more = {"folder": str(folder), "updates": result["updates"], "seconds": result["seconds"]}
+    return {"status": "ok", "data": result["data"]["source"], **scores, **more}
 
 
 def lost(unit: Sequence[Run], code: str) -> list[dict[str, Any]]:
@@ -68,7 +82,7 @@ def _train(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
                     batch_size=batch_size,
                     protocol=runs[0].config.eval.protocol,
                 )
-                for part in ("validation", "test")
+                for part in _scored(experiment.dataset)
             }
             for run, state in zip(by_seed[seed], states, strict=True):
                 if not population.is_finite(state):
@@ -79,19 +93,21 @@ def _train(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
                 yield run, _scores(experiment.dataset, probabilities) | more
 
 
-def _reference(run: Run) -> dict[str, Any]:
-    contender = CONTENDERS[run.contender]
+def _fit(run: Run) -> dict[str, Any]:
     try:
         valid = config_lib.validate(run.config)
         dataset = _load(valid.task, valid.seed, json.dumps(valid.data.to_dict()))
         started = time.perf_counter()
-        balanced = bool(contender.overrides["balanced"])
-        predict = baselines.fit(contender.method, dataset, seed=run.seed, balanced=balanced, settings=run.settings)
+        predict = baselines.fit(run.estimator, dataset, seed=run.seed, balanced=run.balanced, settings=run.settings)
         seconds = round(time.perf_counter() - started, 4)
     except UserError as error:
         return {"status": "failed", "reason": str(error)}
-    probabilities = {part: predict(dataset.splits[part].x) for part in ("validation", "test")}
+    probabilities = {part: predict(dataset.splits[part].x) for part in _scored(dataset)}
     return _scores(dataset, probabilities) | {"seconds": seconds}
+
+
+def _scored(dataset: Dataset) -> list[str]:
+    return [part for part in ("validation", "test") if part in dataset.splits]
 
 
 @functools.lru_cache(maxsize=4)
@@ -106,11 +122,14 @@ def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> dict[s
     line: dict[str, Any] = {"status": "ok", "data": _describe(dataset), "sizes": sizes}
     adjusted = {part: metrics.adjust_priors(p, counts / counts.sum()) for part, p in probabilities.items()}
     for prefix, predicted in (("", probabilities), ("priors_", adjusted)):
-        line[prefix + "validation_halves"] = _halves(predicted["validation"], dataset.splits["validation"].y)
+        if "validation" in predicted:
+            line[prefix + "validation_halves"] = _halves(predicted["validation"], dataset.splits["validation"].y)
         for part, p in predicted.items():
             y = dataset.splits[part].y
             line[prefix + part] = metrics.scores(p, y, majority_class=int(counts.argmax()))
-        if len(counts) == 2:  # whatever part it is scored on, the threshold is the validation part's
+        if (
+            len(counts) == 2 and "validation" in predicted
+        ):  # whatever part it is scored on, the threshold is the validation part's
             threshold = metrics.choose_threshold(predicted["validation"][:, 1], dataset.splits["validation"].y)
             for part, p in predicted.items():
                 score = metrics.balanced_accuracy_at(p[:, 1], dataset.splits[part].y, threshold)
@@ -137,7 +156,7 @@ def _describe(dataset: Dataset) -> str:
 
 
 def _line(run: Run, code: str, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    head = {"key": run.key, "contender": run.contender, "settings": dict(run.settings), "seed": run.seed, "code": code}
+    head = {"key": run.key, "row": run.row, "settings": dict(run.settings), "seed": run.seed, "code": code}
     return {**head, **outcome}
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -104,20 +105,36 @@ _core: Any = None  # the open file whose lock says which share of the cores this
 
 
 def _start(folder: str, jobs: int, parent: int) -> None:
-    """Gives a process its share of the cores: many threads of many processes would wait for one another."""
+    """Gives a process its share of the machine: many threads of many processes would wait for one another."""
     global _core
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        for number in range(jobs):  # a killed process leaves its share to the one that takes its place
-            _core = pathlib.Path(folder, str(number)).open("w")  # noqa: SIM115
-            with contextlib.suppress(OSError):
-                fcntl.flock(_core, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.sched_setaffinity(0, cores[number % len(cores) :: jobs])
-                break
+    for number in range(jobs):  # a killed process leaves its share to the one that takes its place
+        _core = pathlib.Path(folder, str(number)).open("w")  # noqa: SIM115
+        with contextlib.suppress(OSError):
+            fcntl.flock(_core, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(number, jobs)
+            break
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     cli.show_log()
     cli.keep_programs()
+
+
+def _take(number: int, jobs: int) -> None:
+    """The share of one of `jobs` processes: some of the cores and, where there are GPUs, one of them."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number % len(cores) :: jobs])
+    if gpus := _gpus():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+
+
+def _gpus() -> list[str]:
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return []
 
 
 def _leave_with(parent: int) -> None:

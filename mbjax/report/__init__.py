@@ -31,24 +31,26 @@ def compare(
     paper: str | None = None,
     match: str | None = None,
     figures: pathlib.Path | None = None,
+    chosen: Sequence[str] = (),
 ) -> str:
     """A Markdown table of groups of runs, and figures: of classes the paper's Table 1, of people its Table 3.
 
     Below a table of images that each seed draws anew, how much of the spread is the draw's; see `draw_note`.
 
     Args:
-      groups: run folders by the name of their group; the runs of a group differ in nothing but the seed.
+      groups: run folders by the name of their group; the runs of a group differ in nothing but the seed and `chosen`.
       score: the score of the paired differences; see `compare_runs`.
       reference: the group that the differences are taken from; the first by default.
       priors: adds a row of each group with the training priors divided out.
       paper: adds the paper's figures: a key of `mbjax.report.paper.ACCURACY`, or `"celeba"`.
       match: adds the study of thresholds; see `match_table`.
       figures: the folder that figures are drawn into; none if not given.
+      chosen: keys of the configuration whose values each run has chosen for itself on validation data.
 
     Raises:
       UserError: a folder without a finished run, or what does not fit these runs.
     """
-    runs = load_runs(groups)
+    runs = load_runs(groups, chosen=chosen)
     if figures:
         make_folder(figures)
     if "rank1_accuracy" not in runs["result"].iloc[0]["test"]:

@@ -65,11 +65,12 @@ def found(
     return folder / name
 
 
-def load_runs(groups: Mapping[str, Sequence[str | pathlib.Path]]) -> pd.DataFrame:
-    """One row a finished run: its group's name (`run`), `folder`, `seed`, cost, test scores, and its whole `result`.
+def load_runs(groups: Mapping[str, Sequence[str | pathlib.Path]], *, chosen: Sequence[str] = ()) -> pd.DataFrame:
+    """One row per finished run: its group's name (`run`), `folder`, `seed`, cost, test scores, and its whole `result`.
 
     Args:
-      groups: run folders by the name of their group. The runs of a group differ in nothing but the seed.
+      groups: run folders by the name of their group. The runs of a group differ in nothing but the seed and `chosen`.
+      chosen: keys of the configuration whose values each run has chosen for itself on validation data.
 
     Raises:
       UserError: a folder without a finished run, a group of runs that differ in more than the seed or do not differ in
@@ -83,7 +84,8 @@ def load_runs(groups: Mapping[str, Sequence[str | pathlib.Path]]) -> pd.DataFram
             row = _load_run(folder)
             settings = config.flatten(json.loads(found(folder, "config.json").read_text()))
             # The others do not change what is computed: where the data lies, and how many devices share the work.
-            settings = {key: value for key, value in settings.items() if key not in ("seed", "data.dir", "parallel")}
+            free = ("seed", "data.dir", "parallel", *chosen)
+            settings = {key: value for key, value in settings.items() if key not in free}
             first = first or settings
             if changed := [key for key in sorted(first | settings) if first.get(key) != settings.get(key)]:
                 raise UserError(f"{folder}: {changed[0]} differs from that of {folders[0]}: give it another group")

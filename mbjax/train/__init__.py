@@ -1,7 +1,7 @@
 """Training: experiments, their updates, runs and their folders, and populations of runs."""
 
 from mbjax.train.experiment import Experiment, build, make_method
-from mbjax.train.loop import Interrupted, boundaries, stop_signals, train_and_evaluate, train_rows
+from mbjax.train.loop import Interrupted, boundaries, stop_signals, train_and_evaluate
 from mbjax.train.updates import last_state, make_updates
 
 __all__ = [
@@ -14,5 +14,4 @@ __all__ = [
     "make_updates",
     "stop_signals",
     "train_and_evaluate",
-    "train_rows",
 ]

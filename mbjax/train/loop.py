@@ -129,23 +129,6 @@ def _with_priors(dataset: Dataset, predictions: evaluate.Predictions) -> dict[st
     return {"priors_test": metrics.scores(adjusted, dataset.test.y, majority_class=int(counts.argmax()))}
 
 
-def train_rows(config: Config, workdir: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
-    """Trains each of `config.rows`, one after another, or what is left of them.
-
-    Returns:
-      The folder of each, in `workdir`, by its row's name.
-    """
-    folders = {}
-    for name, changes in config.rows.items():
-        row = config.copy_and_resolve_references()
-        row.rows = {}
-        row.update(changes)
-        log.info("row %s", name)
-        folders[name] = pathlib.Path(workdir) / name
-        train_and_evaluate(row, folders[name])
-    return folders
-
-
 def _loop(
     experiment: Experiment,
     state: TrainState,
