@@ -752,6 +752,10 @@ class TestRuns:
         embeddings = [np.load(tmp_path / name / "predictions.npz")["embeddings"] for name in ("whole", "parts")]
         np.testing.assert_array_equal(*embeddings)
 
+    def test_momentum_is_the_papers_and_not_nesterovs(self):
+        for config in (faces_config.get_config("synthetic"), faces_config.get_config("folder,naive")):
+            assert (config.optimizer.momentum, config.optimizer.nesterov) == (0.9, False)
+
     def test_rows_of_drawn_faces_differ_in_nothing_but_the_row(self):
         assert faces_config.get_config("synthetic").data.validation_identities > 0
         query = faces_config.get_config("synthetic,metabalance").query
