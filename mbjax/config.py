@@ -19,6 +19,7 @@ from mbjax.options import (
     COUNT,
     POSITIVE,
     SEED,
+    Kind,
     Option,
     Section,
     choice,
@@ -32,6 +33,10 @@ from mbjax.types import Config, UserError
 STREAMS = ("train", "support", "query", "clean", "pretrain")
 
 
+# Any name will do for a data set of one's own; `data.load` refuses one that it does not know.
+_TASK = Kind("", lambda x: isinstance(x, str), str, data.DATASETS)
+
+
 def _stream(help: str, sampler: str, batch_size: int, *more: Option) -> Section:
     """A stream of batches: what the samplers and the augmentations declare, with its defaults, and `more`."""
     return Section(help, (*sampling.options(sampler, batch_size), *augment.OPTIONS, *more))
@@ -40,7 +45,7 @@ def _stream(help: str, sampler: str, batch_size: int, *more: Option) -> Section:
 RUN = Section(
     "of the whole run",
     (
-        Option("task", "digits", choice(data.DATASETS), "which data set"),
+        Option("task", "digits", _TASK, "which data set"),
         Option("method", "metabalance", choice(METHODS), "which method"),
         Option("seed", 0, SEED, "of the split, the samplers, the initial weights and dropout"),
         Option("epochs", 100, POSITIVE,

@@ -89,7 +89,8 @@ def test_seeds_with_different_numbers_of_updates():
     """As of resamplers that clean: they leave each seed another number of examples."""
     updates = {0: 20, 1: 25, 2: 13}
     # The margin grows over a share of them, too.
-    config = make_config("erm", **{"loss.name": "cosface", "loss.margin_warmup": 0.8})
+    changes = {"loss.name": "cosface", "loss.margin_warmup": 0.8, "model.head": "cosine", "model.dropout": ()}
+    config = make_config("erm", **changes)
     experiments = [dataclasses.replace(build(config, seed), updates=count) for seed, count in updates.items()]
     trained = population.train_population(experiments, [*updates], updates_per_call=10, mode="together")
     for s, (seed, count) in enumerate(updates.items()):
