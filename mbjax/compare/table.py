@@ -92,14 +92,14 @@ def make_table(lines: Sequence[Mapping[str, Any]], *, task: str, select: str, ov
     others = [name for name in dict.fromkeys(["naive", best]) if name in groups]
     shown = [name for name in COLUMNS if name != score and f"test_{name}" in chosen]
     title = {"roc_auc": "ROC-AUC", "balanced_accuracy": "balanced accuracy"}[score]
-    head = ["", "seeds", title, *(f"Δ vs {ROWS[name].title} (95% CI)" for name in others), "paper"]
-    head += [*(COLUMNS[name] for name in shown), *(["settings chosen most often"] if tuned else [])]
+    head = ["", "seeds", title, *(f"Δ vs {ROWS[name].title} (95% CI)" for name in others)]
+    head += [*(["paper"] if paper else []), *(COLUMNS[name] for name in shown), *(["settings chosen most often"] if tuned else [])]
     rows = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for name, group in groups.items():
         values = group[f"test_{score}"]
         cells = [ROWS[name].title, str(len(group)), mean_and_error(values.to_numpy())]
         cells += [_difference(values, groups, other, score, overlap) if name != other else "" for other in others]
-        cells.append(_paper(paper.get(name)))
+        cells += [_paper(paper.get(name))] if paper else []
         cells += [mean_and_error(group[f"test_{column}"].to_numpy()) for column in shown]
         cells += [_settings(group["settings"])] if tuned else []
         rows.append("| " + " | ".join(cells) + " |")
