@@ -785,7 +785,7 @@ class TestRuns:
         }  # fmt: skip
         task = compare.Task(str(ROOT / "configs" / "faces.py"), overrides, "synthetic")
         out = tmp_path / "out"
-        table = compare.compare(task, names=["naive", "over", "metabalance"], seeds=[0], out=out)
+        table = compare.compare(task, names=["naive", "over", "no_adaptation_query"], seeds=[0], out=out)
         lines = [json.loads(text) for text in (out / "results.jsonl").read_text().splitlines()]
         assert len(lines) == 3 * 3  # each row with three learning rates
         of_over = [line for line in lines if line["row"] == "over"]
@@ -798,6 +798,6 @@ class TestRuns:
         assert result["test"] == best["test"]
         line = plots.verification_figure({"over": best["test"]}).axes[0].lines[0]
         np.testing.assert_array_equal(line.get_ydata(), best["test"]["roc"]["true_accept_rates"])
-        again = compare.compare(task, names=["naive", "over", "metabalance"], seeds=[0], out=out)
+        again = compare.compare(task, names=["naive", "over", "no_adaptation_query"], seeds=[0], out=out)
         assert again == table
         assert len((out / "results.jsonl").read_text().splitlines()) == 9  # nothing was left to do

@@ -85,7 +85,7 @@ def compare(
             comparison.plot_comparison(lines, out / "comparison.png", task=first.task, select=select)
             comparison.plot_pairs(lines, out / "pairs.png", task=first.task)
     (out / "table.md").write_text(table)
-    (out / "times.md").write_text(comparison.make_times(lines))
+    (out / "times.md").write_text(comparison.make_times(lines, task.rows))
     return table
 
 

@@ -93,7 +93,11 @@ def make_table(lines: Sequence[Mapping[str, Any]], *, task: str, select: str, ov
     shown = [name for name in COLUMNS if name != score and f"test_{name}" in chosen]
     title = {"roc_auc": "ROC-AUC", "balanced_accuracy": "balanced accuracy"}[score]
     head = ["", "seeds", title, *(f"Δ vs {ROWS[name].title} (95% CI)" for name in others)]
-    head += [*(["paper"] if paper else []), *(COLUMNS[name] for name in shown), *(["settings chosen most often"] if tuned else [])]
+    head += [
+        *(["paper"] if paper else []),
+        *(COLUMNS[name] for name in shown),
+        *(["settings chosen most often"] if tuned else []),
+    ]
     rows = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for name, group in groups.items():
         values = group[f"test_{score}"]
@@ -132,17 +136,17 @@ def make_table(lines: Sequence[Mapping[str, Any]], *, task: str, select: str, ov
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def make_times(lines: Sequence[Mapping[str, Any]]) -> str:
+def make_times(lines: Sequence[Mapping[str, Any]], rows: Mapping[str, Row]) -> str:
     """Seconds of training per run, of each row, as Markdown."""
     runs = frame_of(lines)
     if runs.empty:
         return ""
-    rows = ["| | runs | seconds per run | of these together, as one program |", "| --- | --- | --- | --- |"]
+    text = ["| | runs | seconds per run | of these together, as one program |", "| --- | --- | --- | --- |"]
     modes = collections.Counter((line["row"], line.get("mode")) for line in lines if line["status"] == "ok")
     for name, group in runs.groupby("row", sort=False):
         share = modes[str(name), "together"] / len(group)
-        rows.append(f"| {ROWS[str(name)].title} | {len(group)} | {group['seconds'].mean():.2f} | {share:.0%} |")
-    return "\n".join(rows) + "\n"
+        text.append(f"| {rows[str(name)].title} | {len(group)} | {group['seconds'].mean():.2f} | {share:.0%} |")
+    return "\n".join(text) + "\n"
 
 
 def best_baseline(runs: pd.DataFrame) -> str:
