@@ -118,8 +118,7 @@ def _load(task: str, seed: int, options: str) -> Dataset:
 def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The scores of both parts, as predicted and with the priors divided out."""
     counts = dataset.class_counts
-    sizes = {part: len(split) for part, split in dataset.splits.items()}
-    line: dict[str, Any] = {"status": "ok", "data": _describe(dataset), "sizes": sizes}
+    line: dict[str, Any] = {"status": "ok", "data": _describe(dataset)}
     adjusted = {part: metrics.adjust_priors(p, counts / counts.sum()) for part, p in probabilities.items()}
     for prefix, predicted in (("", probabilities), ("priors_", adjusted)):
         if "validation" in predicted:
