@@ -59,8 +59,10 @@ def test_selection_looks_at_validation_unless_it_is_told_to_look_at_test():
     assert sorted(comparison.choose(runs, "roc_auc", "validation")["test_roc_auc"]) == [0.5, 0.5]
     chosen = comparison.choose(runs, "roc_auc", "test")
     assert sorted(chosen["test_roc_auc"]) == [0.5, 0.7]  # one setting for both seeds: 0.6 on average against 0.55
-    assert "own validation part" in comparison.make_table(lines, task="loan", select="validation", overlap=0.0)
-    assert "**on the test part**" in comparison.make_table(lines, task="loan", select="test", overlap=0.0)
+    assert "own validation part" in comparison.make_table(
+        lines, rows=ROWS, task="loan", select="validation", overlap=0.0
+    )
+    assert "**on the test part**" in comparison.make_table(lines, rows=ROWS, task="loan", select="test", overlap=0.0)
 
 
 def test_table_says_what_the_figures_show():
@@ -68,7 +70,7 @@ def test_table_says_what_the_figures_show():
     lines += [line("over", s, 0.1, 0.7, 0.62 + 0.01 * s + 0.001 * (s % 2)) for s in range(5)]
     lines += [line("metabalance", s, 0.1, 0.6, 0.6 + 0.01 * s + 0.01 * (-1) ** s) for s in range(5)]
     lines += [{**line("smote", 0, 0.1, 0, 0), "status": "failed", "reason": "too few neighbours"}]
-    table = comparison.make_table(lines, task="loan", select="validation", overlap=0.0)
+    table = comparison.make_table(lines, rows=ROWS, task="loan", select="validation", overlap=0.0)
     rows = {cells[1].strip(): cells for cells in (text.split("|") for text in table.splitlines()) if len(cells) > 2}
     assert rows["over-sampling"][3].strip() == "0.6404 ± 0.0071"
     difference = np.array([0.02, 0.021, 0.02, 0.021, 0.02])
@@ -98,9 +100,9 @@ def test_the_best_baseline_is_not_the_one_with_the_longest_grid():
     runs = comparison.frame_of(lines)
     maxima: Any = comparison.choose(runs, "roc_auc", "validation").groupby("row")["validation_roc_auc"].mean()
     assert maxima["class_balanced"] > maxima["over"]  # what the old rule went by
-    assert comparison.best_baseline(runs) == "over"
+    assert comparison.best_baseline(runs, ROWS) == "over"
     whole = [{**text, "validation_halves": [float("nan")] * 2} for text in lines]  # too small to be halved
-    assert comparison.best_baseline(comparison.frame_of(whole)) == "class_balanced"
+    assert comparison.best_baseline(comparison.frame_of(whole), ROWS) == "class_balanced"
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25])

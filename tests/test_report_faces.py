@@ -39,21 +39,21 @@ def test_a_row_of_several_seeds_has_means_and_standard_errors():
     assert row == {
         "run": "naive",
         "seeds": "3",
-        "total": "88.00 ± 1.73",  # 3 / √3
-        "female": "85.00 ± 3.21",  # deviations −5, −1, 6: √(62 / 2 / 3)
-        "male": "90.00 ± 0.00",
-        "gap": "5.00 ± 3.21",  # 10, 6, −1: the sign stays
+        "total": "0.8800 ± 0.0173",  # 0.03 / √3
+        "female": "0.8500 ± 0.0321",  # deviations −5, −1, 6: √(62 / 2 / 3)
+        "male": "0.9000 ± 0.0000",
+        "gap": "0.0500 ± 0.0321",  # 10, 6, −1: the sign stays
     }
 
 
 def test_a_single_seed_has_its_bootstrap_interval_and_the_gap_its_sign():
     table = faces.table3({"a": [run(0.80, 0.90)], "b": [run(0.92, 0.90)]})
     first, second = cells(table)
-    assert first["total"] == "90.00 [88.00, 91.00]"
-    assert first["female"] == "80.00 [77.00, 82.00]"
-    assert first["male"] == "90.00 [86.00, 91.00]"
-    assert first["gap"] == "10.00 [5.00, 11.00]"
-    assert second["gap"] == "-2.00 [-3.00, 3.00]"  # female less male: 2 [−3, 3], turned around
+    assert first["total"] == "0.9000 [0.8800, 0.9100]"
+    assert first["female"] == "0.8000 [0.7700, 0.8200]"
+    assert first["male"] == "0.9000 [0.8600, 0.9100]"
+    assert first["gap"] == "0.1000 [0.0500, 0.1100]"
+    assert second["gap"] == "-0.0200 [-0.0300, 0.0300]"  # female less male: 2 [−3, 3], turned around
     assert "in brackets" in table
     assert "standard error" not in table
     assert table.endswith("The gap is male minus female.")
@@ -64,26 +64,25 @@ def test_rows_of_three_seeds_have_their_paired_difference_from_a_reference():
     rows = {name: [run(0.8, 0.9, total=total) for total in values] for name, values in totals.items()}
     naive, over, one = cells(faces.table3(rows))
     column = "total: Δ vs naive (95% CI)"
-    half = 4.302653 * np.std([2, 4, -1], ddof=1) / np.sqrt(3)  # Student's t of 2 degrees of freedom
-    assert (naive[column], over[column], one[column]) == ("", f"+1.67 ± {half:.2f}", "")
+    half = 4.302653 * np.std([0.02, 0.04, -0.01], ddof=1) / np.sqrt(3)  # Student's t of 2 degrees of freedom
+    assert (naive[column], over[column], one[column]) == ("", f"+0.0167 ± {half:.4f}", "-0.1000 (one seed)")
     # Runs are paired by their seeds, whatever their order.
     seeds = {"naive": [7, 8, 9], "over": [9, 8, 7, 6], "one": [7]}
     naive, over, _ = cells(faces.table3(rows, seeds=seeds, reference="over"))
     column = "total: Δ vs over (95% CI)"
     half = 4.302653 * np.std([0.80 - 0.90, 0.84 - 0.88, 0.91 - 0.82], ddof=1) / np.sqrt(3)
-    assert (naive[column], over[column]) == (f"-1.67 ± {100 * half:.2f}", "")
-    assert not any("Δ" in name for name in cells(faces.table3({"a": rows["naive"], "b": rows["one"]}))[0])
+    assert (naive[column], over[column]) == (f"-0.0167 ± {half:.4f}", "")
     with pytest.raises(UserError, match="no group is named 'under': choose one of naive, over, one"):
         faces.table3(rows, reference="under")
 
 
 def test_the_papers_table_3_stands_beside_rows_of_its_names():
     rows = {name: [run(0.8, 0.9)] for name in ("Naive", "Over-sampling", "oversampling", "MetaBalance", "γ = 0")}
-    naive, over, again, meta, control = cells(faces.table3(rows, paper=faces.PAPER))
+    naive, over, again, meta, control = cells(faces.table3(rows, paper=True))
     columns = [f"the paper's {column}" for column in ("total", "female", "male", "gap")]
-    assert [naive[c] for c in columns] == ["90.12", "86.88", "95.31", "8.43"]
-    assert [over[c] for c in columns] == [again[c] for c in columns] == ["84.67", "79.48", "92.98", "13.50"]
-    assert [meta[c] for c in columns] == ["91.90", "89.56", "95.65", "6.09"]
+    assert [naive[c] for c in columns] == ["0.9012", "0.8688", "0.9531", "0.0843"]
+    assert [over[c] for c in columns] == [again[c] for c in columns] == ["0.8467", "0.7948", "0.9298", "0.1350"]
+    assert [meta[c] for c in columns] == ["0.9190", "0.8956", "0.9565", "0.0609"]
     assert [control[c] for c in columns] == [""] * 4
 
 
@@ -95,7 +94,7 @@ def test_the_figure_has_the_groups_bars_their_errors_and_the_gap():
     assert [c.get_label() for c in bars] == ["female", "male"]
     segments = [[line[:, 1] for line in c.errorbar.lines[2][0].get_segments()] for c in bars]
     np.testing.assert_allclose(segments, [[[0.80, 0.84], [0.83, 0.88]], [[0.90, 0.90], [0.86, 0.91]]])
-    assert [text.get_text() for text in axes.texts] == ["gap 8.00 ± 2.00", "gap 4.00 [-1.00, 5.00]"]
+    assert [text.get_text() for text in axes.texts] == ["gap 0.0800 ± 0.0200", "gap 0.0400 [-0.0100, 0.0500]"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["naive", "metabalance"]
     figure.canvas.draw()
 

@@ -15,7 +15,7 @@ import tqdm
 import mbjax
 from mbjax import config as config_lib
 from mbjax import data
-from mbjax.compare import folders, plan, work, workers
+from mbjax.compare import figures, folders, plan, work, workers
 from mbjax.compare import table as comparison
 from mbjax.types import UserError
 
@@ -76,14 +76,15 @@ def compare(
     done = read(out)
     lines = [{**done[run.key], "row": run.row} for run in runs if run.key in done]
     if runs[0].alone:
-        table = folders.make_table(lines, task, out, dataset=loaded)
+        table = folders.make_table(lines, task=task, name=first.task, kind=loaded.kind, select=select, out=out)
     else:
         lines += [_adjusted(line, name) for name in names if task.rows[name].like for line in lines
                   if line["row"] == task.rows[name].like and line["status"] == "ok"]  # fmt: skip
-        table = comparison.make_table(lines, task=first.task, select=select, overlap=loaded.overlap)
+        shared: dict[str, Any] = {"rows": task.rows, "task": first.task}
+        table = comparison.make_table(lines, select=select, overlap=loaded.overlap, **shared)
         if any(line["status"] == "ok" for line in lines):
-            comparison.plot_comparison(lines, out / "comparison.png", task=first.task, select=select)
-            comparison.plot_pairs(lines, out / "pairs.png", task=first.task)
+            figures.plot_comparison(lines, out / "comparison.png", select=select, **shared)
+            figures.plot_pairs(lines, out / "pairs.png", **shared)
     (out / "table.md").write_text(table)
     (out / "times.md").write_text(comparison.make_times(lines, task.rows))
     return table

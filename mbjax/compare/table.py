@@ -1,21 +1,20 @@
-"""A comparison's runs → the chosen ones, a table and figures."""
+"""A comparison's runs → the chosen ones and a table."""
 
 import collections
 import json
 import math
-import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from mbjax.compare.rows import ROWS, Row
+from mbjax.compare.rows import Row
+from mbjax.evaluation import metrics
+from mbjax.report import tables
 from mbjax.report.paper import ROC_AUC
-from mbjax.report.tables import difference_cell, interval_note, mean_and_error, paired_difference
 
+TITLES = {"roc_auc": "ROC-AUC", "balanced_accuracy": "balanced accuracy"}
 COLUMNS = {  # of a table, beside the score that is compared
     "average_precision": "average precision",
     "balanced_accuracy": "balanced accuracy",
@@ -25,10 +24,11 @@ COLUMNS = {  # of a table, beside the score that is compared
 
 
 def frame_of(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per run that ended well: `row`, `seed`, `settings` (JSON), `seconds`, `validation_*`, `test_*`."""
+    """One row per good run: `row`, `seed`, `settings` (JSON), `seconds`, `folder`, and its `validation_*`, `test_*`."""
     rows = [
         {
             **{key: line[key] for key in ("row", "seed", "seconds")},
+            "folder": line.get("folder", ""),
             "validation_halves": line.get("validation_halves", (math.nan, math.nan)),
             "settings": json.dumps(line["settings"]),
             **{
@@ -58,82 +58,85 @@ def choose(runs: pd.DataFrame, score: str, select: str) -> pd.DataFrame:
     return runs.merge(winners, on=["row", "settings"])
 
 
-def _is_search(row: str) -> bool:
-    """Whether a row only finds settings for another one."""
-    return ROWS[row].family == "search"
-
-
 def score_of(runs: pd.DataFrame) -> str:
-    """What rows are chosen and compared by: ROC-AUC of two classes, else balanced accuracy."""
-    return "roc_auc" if "test_roc_auc" in runs else "balanced_accuracy"
+    """What rows are chosen and compared by, `mbjax.evaluation.metrics.primary`."""
+    return metrics.primary([name.removeprefix("test_") for name in runs if name.startswith("test_")])
 
 
-def make_table(lines: Sequence[Mapping[str, Any]], *, task: str, select: str, overlap: float) -> str:
+def make_table(
+    lines: Sequence[Mapping[str, Any]], *, rows: Mapping[str, Row], task: str, select: str, overlap: float
+) -> str:
     """The comparison as Markdown.
 
     Args:
-      lines: of `results.jsonl`, in any order; rows are shown in the order of `ROWS`.
+      lines: of `results.jsonl`, in any order.
+      rows: the task's, in the order in which they are shown.
       task: for the paper's figures.
       select: what settings were chosen on, `"validation"` or `"test"`.
       overlap: of the seeds' splits, see `mbjax.report.tables.paired_difference`.
     """
     runs = frame_of(lines)
     if runs.empty:
-        return "No run has ended well.\n" + failures(lines, (), ROWS)
+        return "No run has ended well.\n" + failures(lines, (), rows)
     score = score_of(runs)
     chosen = choose(runs, score, select)
-    groups: dict[str, Any] = {
-        name: chosen[chosen["row"] == name].set_index("seed") for name in ROWS if not _is_search(name)
-    }
-    groups = {name: group for name, group in groups.items() if len(group)}
-    paper = ROC_AUC.get(task, {})
+    groups = {name: chosen[chosen["row"] == name].set_index("seed") for name in shown(chosen, rows)}
     tuned = f"validation_{score}" in runs
-    best = best_baseline(runs) if tuned else "naive"
-    others = [name for name in dict.fromkeys(["naive", best]) if name in groups]
-    shown = [name for name in COLUMNS if name != score and f"test_{name}" in chosen]
-    title = {"roc_auc": "ROC-AUC", "balanced_accuracy": "balanced accuracy"}[score]
-    head = ["", "seeds", title, *(f"Δ vs {ROWS[name].title} (95% CI)" for name in others)]
-    head += [
-        *(["paper"] if paper else []),
-        *(COLUMNS[name] for name in shown),
-        *(["settings chosen most often"] if tuned else []),
-    ]
-    rows = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
-    for name, group in groups.items():
-        values = group[f"test_{score}"]
-        cells = [ROWS[name].title, str(len(group)), mean_and_error(values.to_numpy())]
-        cells += [_difference(values, groups, other, score, overlap) if name != other else "" for other in others]
-        cells += [_paper(paper.get(name))] if paper else []
-        cells += [mean_and_error(group[f"test_{column}"].to_numpy()) for column in shown]
-        cells += [_settings(group["settings"])] if tuned else []
-        rows.append("| " + " | ".join(cells) + " |")
-    seeds = chosen["seed"].nunique()
-    if not tuned:
-        how = "are those of the configuration"
-    elif select == "validation":
-        how = (
-            "were chosen by each seed on its own validation part; the test part chose nothing, not even the best "
-            "baseline, which is the one whose settings, chosen on one half of the validation part, score best on the "
-            "other half"
-        )
-    else:
-        how = (
-            "were chosen **on the test part**, one setting for all seeds, as the paper does: these figures flatter "
-            "every row, the more so the larger its grid"
-        )
+    best = best_baseline(runs, rows) if tuned else "naive"
+    columns = _columns(groups, rows, score=score, best=best, paper=ROC_AUC.get(task, {}), overlap=overlap)
+    if tuned:
+        columns["settings chosen most often"] = lambda _, group: settings_of(group["settings"])
     facts = [
         f"Data: {'; '.join(sorted({line['data'] for line in lines if line.get('data')}))}.",
-        f"{seeds} seeds, each with its own split; mean ± standard error over seeds; Δ are paired by seed. "
-        f"{interval_note(overlap)} Settings {how}.",
+        f"{chosen['seed'].nunique()} seeds, each with its own split; mean ± standard error over seeds; Δ are paired by "
+        f"seed. {tables.interval_note(overlap)} Settings {how_chosen(tuned, select)}.",
         f"Code: {', '.join(sorted({line['code'] for line in lines}))}.",
     ]
     parts = [
         "\n".join(facts),
-        "\n".join(rows),
-        _verdict(groups, score, paper, best, overlap),
-        failures(lines, groups, ROWS),
+        tables.make_table({rows[name].title: group for name, group in groups.items()}, columns),
+        _verdict(groups, rows, score, ROC_AUC.get(task, {}), best, overlap),
+        failures(lines, groups, rows),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def shown(runs: pd.DataFrame, rows: Mapping[str, Row]) -> list[str]:
+    """The names of the rows that have runs, in the order of `rows`; not of those that find settings for others."""
+    present = set(runs["row"])
+    return [name for name, row in rows.items() if name in present and row.family != "search"]
+
+
+def _columns(
+    groups: Mapping[str, pd.DataFrame], rows: Mapping[str, Row], *, score: str, best: str,
+    paper: Mapping[str, tuple[float, float | None]], overlap: float,
+) -> dict[str, tables.Column]:  # fmt: skip
+    names = {rows[name].title: name for name in groups}
+    titled = {rows[name].title: group for name, group in groups.items()}
+    columns = {TITLES[score]: tables.mean_of(f"test_{score}")}
+    for title in (rows[name].title for name in dict.fromkeys(["naive", best]) if name in groups):
+        columns[f"Δ vs {title} (95% CI)"] = tables.difference_from(titled, title, f"test_{score}", overlap)
+    if paper:
+        columns["paper"] = lambda title, _: tables.paper_cell(paper, names[title], decimals=3)
+    first = next(iter(groups.values()))
+    more = {name: title for name, title in COLUMNS.items() if name != score and f"test_{name}" in first}
+    return {**columns, **{title: tables.mean_of(f"test_{name}") for name, title in more.items()}}
+
+
+def how_chosen(tuned: bool, select: str) -> str:
+    """How rows got their settings, the end of a sentence."""
+    if not tuned:
+        return "are those of the configuration"
+    if select == "validation":
+        return (
+            "were chosen by each seed on its own validation part; the test part chose nothing, not even the best "
+            "baseline, which is the one whose settings, chosen on one half of the validation part, score best on the "
+            "other half"
+        )
+    return (
+        "were chosen **on the test part**, one setting for all seeds, as the paper does: these figures flatter every "
+        "row, the more so the larger its grid"
+    )
 
 
 def make_times(lines: Sequence[Mapping[str, Any]], rows: Mapping[str, Row]) -> str:
@@ -149,7 +152,7 @@ def make_times(lines: Sequence[Mapping[str, Any]], rows: Mapping[str, Row]) -> s
     return "\n".join(text) + "\n"
 
 
-def best_baseline(runs: pd.DataFrame) -> str:
+def best_baseline(runs: pd.DataFrame, rows: Mapping[str, Row]) -> str:
     """The baseline that is best on validation data, whatever the size of its grid.
 
     The maximum of many validation scores is higher than that of few, even where no setting is better. So of each seed
@@ -158,8 +161,13 @@ def best_baseline(runs: pd.DataFrame) -> str:
 
     Args:
       runs: of `frame_of`.
+      rows: the task's.
     """
-    baselines = runs[runs["row"].map(_is_candidate)]
+
+    def is_candidate(name: str) -> bool:  # rows with a weight decay of their own had one choice more
+        return rows[name].family == "baseline" and "optimizer.weight_decay" not in rows[name].changes
+
+    baselines = runs[runs["row"].map(is_candidate)]
     baselines = baselines if len(baselines) else runs
     halves = np.array([*baselines["validation_halves"]], float)
     if not np.isfinite(halves).all():
@@ -173,43 +181,25 @@ def best_baseline(runs: pd.DataFrame) -> str:
     return str((judged[0] + judged[1]).idxmax())
 
 
-def _is_candidate(name: str) -> bool:
-    """Whether a row may be the best baseline: those with a weight decay of their own had one choice more."""
-    return ROWS[name].family == "baseline" and "optimizer.weight_decay" not in ROWS[name].changes
-
-
-def _difference(values: pd.Series, groups: Mapping[str, Any], other: str, score: str, overlap: float) -> str:
-    if other not in groups:
-        return ""
-    return difference_cell(values, groups[other][f"test_{score}"], overlap)
-
-
-def _paper(figure: tuple[float, float | None] | None) -> str:
-    if figure is None:
-        return ""
-    return f"{figure[0]:.3f}" + (f" ± {figure[1]:.3f}" if figure[1] is not None else "")
-
-
-def _settings(settings: pd.Series) -> str:
+def settings_of(settings: Any) -> str:
+    """The settings, given as JSON for each run, that most runs have chosen, and how many."""
     (most, count), *_ = collections.Counter(settings).most_common()
     values = json.loads(most)
-    shown = ", ".join(f"{key.removeprefix('optimizer.')} {value}" for key, value in values.items() if value is not None)
-    return f"{shown} ({count}/{len(settings)})" if shown else ""
+    text = ", ".join(f"{key.removeprefix('optimizer.')} {value}" for key, value in values.items() if value is not None)
+    return f"{text} ({count}/{len(settings)})" if text else ""
 
 
 def _verdict(
-    groups: Mapping[str, Any], score: str, paper: Mapping[str, tuple[float, float | None]], best: str, overlap: float
-) -> str:
+    groups: Mapping[str, Any], rows: Mapping[str, Row], score: str, paper: Mapping[str, tuple[float, float | None]],
+    best: str, overlap: float,
+) -> str:  # fmt: skip
     """In words, whether MetaBalance is better than naive training, the best baseline and its own controls."""
     sentences = []
-    for name in ("metabalance", "ms_metabalance"):
-        if name not in groups:
-            continue
-        others = dict.fromkeys(["naive", best, *(o for o in groups if ROWS[o].family == "control")])
-        for other in others:
-            if other not in groups or other == name:
-                continue
-            mean, half, _ = paired_difference(groups[name][f"test_{score}"], groups[other][f"test_{score}"], overlap)
+    for name in (name for name in groups if rows[name].family == "metabalance"):
+        others = dict.fromkeys(["naive", best, *(o for o in groups if rows[o].family == "control")])
+        for other in (other for other in others if other in groups):
+            pair = (groups[name][f"test_{score}"], groups[other][f"test_{score}"])
+            mean, half, _ = tables.paired_difference(*pair, overlap)
             if not np.isfinite(half):
                 continue
             verdict = "not clearly different from zero"
@@ -218,7 +208,7 @@ def _verdict(
             claim = ""
             if other in paper and name in paper:
                 claim = f" (the paper's: {paper[name][0] - paper[other][0]:+.3f})"
-            titles = f"{ROWS[name].title} minus {ROWS[other].title}"
+            titles = f"{rows[name].title} minus {rows[other].title}"
             sentences.append(f"- {titles}: {mean:+.4f} ± {half:.4f}, {verdict}{claim}.")
     return "\n".join(sentences)
 
@@ -235,62 +225,3 @@ def failures(lines: Sequence[Mapping[str, Any]], done: Collection[str], rows: Ma
         for (name, reason), seeds in sorted(failed.items(), key=lambda item: (order[item[0][0]], item[0][1]))
     ]
     return "Runs that failed:\n\n" + "\n".join(text) if text else ""
-
-
-def plot_comparison(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, task: str, select: str) -> None:
-    """Draws every row's mean test score with its standard error, and the paper's figure beside it."""
-    runs = frame_of(lines)
-    score = score_of(runs)
-    chosen = choose(runs, score, select)
-    present = {name for name in chosen["row"] if not _is_search(name)}
-    names = [name for name in ROWS if name in present][::-1]
-    by_name: Any = chosen.groupby("row")[f"test_{score}"]
-    paper = ROC_AUC.get(task, {})
-    colors = {"baseline": "C0", "metabalance": "C3", "control": "C1", "reference": "0.4"}
-    figure = Figure(figsize=(8, 0.27 * len(names) + 1.4), layout="constrained")
-    axes: Axes = figure.subplots()
-    labelled = set()
-    for place, name in enumerate(names):
-        family = ROWS[name].family
-        label = None if family in labelled else family.replace("metabalance", "MetaBalance")
-        labelled.add(family)
-        error = np.nan_to_num(by_name.sem()[name])
-        axes.errorbar(by_name.mean()[name], place, xerr=error, fmt="o", color=colors[family], label=label)
-        if name in paper:
-            label = None if "paper" in labelled else "paper"
-            labelled.add("paper")
-            axes.plot(paper[name][0], place, "x", color="k", label=label)
-    if "naive" in present:
-        axes.axvline(by_name.mean()["naive"], color="C0", linestyle=":", linewidth=1)
-    axes.set_yticks(range(len(names)), [ROWS[name].title for name in names], fontsize=8)
-    title = f"{task}; settings chosen on {select}"
-    axes.set(xlabel=f"test {score.replace('_', ' ').replace('roc auc', 'ROC-AUC')}, mean ± s.e.", title=title)
-    axes.legend(frameon=False, fontsize=8, loc="best")
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(file, dpi=150)
-
-
-def plot_pairs(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, task: str) -> bool:
-    """Draws the mean validation score of each support × query sampler pair; False if no run has searched them."""
-    runs = frame_of([line for line in lines if _is_search(line["row"])])
-    if runs.empty:
-        return False
-    score = score_of(runs)
-    settings = pd.DataFrame([json.loads(text) for text in runs["settings"]])
-    runs = runs.assign(support=settings["support.sampler"], query=settings["query.sampler"])
-    means = runs.pivot_table(index="support", columns="query", values=f"validation_{score}", sort=False)
-    figure = Figure(figsize=(0.62 * means.shape[1] + 3, 0.45 * means.shape[0] + 2), layout="constrained")
-    axes: Axes = figure.subplots()
-    image = axes.imshow(means.to_numpy(), cmap="viridis", aspect="auto")
-    axes.set_xticks(range(means.shape[1]), [*means.columns], rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(means.shape[0]), [*means.index], fontsize=8)
-    middle = (np.nanmin(means.to_numpy()) + np.nanmax(means.to_numpy())) / 2
-    for (row, column), value in np.ndenumerate(means.to_numpy()):
-        if np.isfinite(value):
-            color = "k" if value > middle else "w"
-            axes.text(column, row, f"{value:.3f}", ha="center", va="center", color=color, fontsize=7)
-    seeds = runs["seed"].nunique()
-    axes.set(xlabel="query sampler", ylabel="support sampler", title=f"{task}: mean over {seeds} seeds")
-    figure.colorbar(image, ax=axes, label=f"validation {score.replace('_', ' ').replace('roc auc', 'ROC-AUC')}")
-    figure.savefig(file, dpi=150)
-    return True

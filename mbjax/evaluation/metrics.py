@@ -1,7 +1,6 @@
 """Scores of predicted class probabilities. Each score has one name everywhere in mbjax."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
 from imblearn.metrics import geometric_mean_score
@@ -28,9 +27,9 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: in
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def primary(scores: Mapping[str, Any]) -> str:
-    """The name of the score by which settings are chosen and rows compared, of those that a task has."""
-    return next(name for name in ("roc_auc", "rank1_accuracy", "balanced_accuracy") if name in scores)
+def primary(scores: Collection[str]) -> str:
+    """The name of the score by which settings are chosen and rows compared, of the names of those there are."""
+    return next(name for name in ("roc_auc", "rank1_accuracy", "balanced_accuracy", "accuracy") if name in scores)
 
 
 def primary_score(probabilities: np.ndarray, labels: np.ndarray) -> float:

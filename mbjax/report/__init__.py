@@ -74,7 +74,6 @@ def compare(
         faces.gap_figure(rows, groups=names).savefig(figures / "gap.png", dpi=150)
         first = {name: scores[0] for name, scores in rows.items()}
         plots.verification_figure(first).savefig(figures / "verification.png", dpi=150)
-    paper_rows = faces.PAPER if paper == "celeba" else None
     return faces.table3(
-        rows, groups=names, seeds=seeds, reference=reference, overlap=overlap_of(runs), paper=paper_rows
+        rows, groups=names, seeds=seeds, reference=reference, overlap=overlap_of(runs), paper=paper == "celeba"
     )

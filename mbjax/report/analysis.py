@@ -100,18 +100,12 @@ def match_table(runs: pd.DataFrame, pair: str, *, paper: str | None = None) -> s
     if seeds.empty:
         raise UserError(f"--match={pair}: they have no seed in common: name folders of the same seeds")
     before, target = (groups[name].loc[seeds] for name in (moved, fixed))
-    rows = zip(before["folder"], before["result"], target["majority_accuracy"], strict=True)
-    after = pd.DataFrame([_matched_scores(*row) for row in rows], index=seeds)
-    columns = ["majority_accuracy", "minority_accuracy", "accuracy"]
-    lines = {moved: before, f"{moved}{tables.MATCHED}": after, fixed: target}
-    head = ["run", "seeds", *columns]
-    cells = [
-        [name, str(len(seeds)), *(tables.mean_and_error(part[column].to_numpy()) for column in columns)]
-        for name, part in lines.items()
-    ]
+    matches = zip(before["folder"], before["result"], target["majority_accuracy"], strict=True)
+    after = pd.DataFrame([_matched_scores(*match) for match in matches], index=seeds)
+    rows = {moved: before, f"{moved}{tables.MATCHED}": after, fixed: target}
+    columns = {name: tables.mean_of(name) for name in ("majority_accuracy", "minority_accuracy", "accuracy")}
     if paper:
-        head.append("the paper's accuracy")
-        cells = [[*row, tables.paper_cell(ACCURACY[paper], row[0])] for row in cells]
+        columns["the paper's accuracy"] = lambda name, _: tables.paper_cell(ACCURACY[paper], name)
     note = tables.protocol_note(runs)
     overlap = tables.overlap_of(runs)
     difference = tables.difference_cell(target["minority_accuracy"], after["minority_accuracy"], overlap)
@@ -119,7 +113,7 @@ def match_table(runs: pd.DataFrame, pair: str, *, paper: str | None = None) -> s
         f"Study of thresholds{f' ({note})' if note else ''}: “{moved}” with the majority class's probability scaled "
         f"until its majority accuracy on the TEST data is that of “{fixed}”, seed by seed. The test labels set the "
         "factor: this is an object of study, no classifier that anyone could deploy.\n\n"
-        f"{tables.markdown(head, cells)}\n\n"
+        f"{tables.make_table(rows, columns)}\n\n"
         f"Minority accuracy, {fixed} minus {moved}{tables.MATCHED}: {difference} (95% CI of the paired difference)."
     )
 

@@ -11,19 +11,12 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from mbjax.report import tables
+from mbjax.report.paper import RANK1
 from mbjax.report.plots import PERCENT
-from mbjax.report.tables import markdown
 from mbjax.types import UserError
 
 Scores = Mapping[str, Any]
 """What `mbjax.evaluation.identification.scores` gives of one run."""
-
-PAPER: dict[str, dict[str, float]] = {
-    "naive": {"total": 0.9012, "female": 0.8688, "male": 0.9531},
-    "over": {"total": 0.8467, "female": 0.7948, "male": 0.9298},
-    "metabalance": {"total": 0.9190, "female": 0.8956, "male": 0.9565},
-}
-"""Table 3 of the paper, where female images are scarce, as shares; it gives neither errors nor the number of runs."""
 
 
 def table3(
@@ -33,20 +26,18 @@ def table3(
     seeds: Mapping[str, Sequence[int]] | None = None,
     reference: str | None = None,
     overlap: float = 0.0,
-    paper: Mapping[str, Mapping[str, float]] | None = None,
+    paper: bool = False,
 ) -> str:
-    """A table of Table 3's form: rank-1 accuracy in all and of two groups, and the gap, in per cent.
+    """A table of Table 3's form: rank-1 accuracy in all and of two groups, and the gap.
 
     Args:
       rows: the scores of the runs, one per seed, by the name of their row.
       groups: the two groups as `identification.scores` was told them, the scarce one first. The gap is the second's
         accuracy less the first's, negative where the first is ahead.
-      seeds: those of each row's runs, in their order; 0, 1, … if not given. Where some row shares 3 or more with the
-        reference, a column has the paired differences in `total` from it.
-      reference: the row that the differences are taken from; the first by default.
+      seeds: those of each row's runs, in their order; 0, 1, … if not given.
+      reference: the row that paired differences in `total` are taken from; the first by default.
       overlap: of the seeds' splits, see `mbjax.report.tables.paired_difference`.
-      paper: the paper's figures, `PAPER`, beside rows named as they are (`over`, `Over-sampling` and `oversampling`
-        alike); keys `"total"` and the groups.
+      paper: whether the paper's figures stand beside rows named as they are, `mbjax.report.paper.RANK1`.
 
     Returns:
       A Markdown table and how to read it. Mean ± standard error over seeds; of a single seed the 95% bootstrap interval
@@ -57,39 +48,30 @@ def table3(
     """
     if reference is not None and reference not in rows:
         raise UserError(f"no group is named {reference!r}: choose one of {', '.join(rows)}")
-    columns = ["total", *groups, "gap"]
-    head = ["run", "seeds", *columns]
-    cells = [
-        [name, str(len(runs)), *(_cell(name, runs, groups, column) for column in columns)]
-        for name, runs in rows.items()
-    ]
-    reference = reference or next(iter(rows))
-    totals = {
-        name: pd.Series([100 * _value(scores, groups, "total") for scores in runs],
-                        index=pd.Index(seeds[name] if seeds else range(len(runs))))
-        for name, runs in rows.items()
-    }  # fmt: skip
-    differences = {
-        name: tables.paired_difference(total, totals[reference], overlap)
-        for name, total in totals.items()
-        if name != reference
+    shown = ["total", *groups, "gap"]
+    runs = {}
+    for name, scores in rows.items():
+        _check(name, scores, groups)
+        values = {column: [_value(s, groups, column) for s in scores] for column in shown}
+        runs[name] = pd.DataFrame(values, index=pd.Index(seeds[name] if seeds else range(len(scores))))
+    columns: dict[str, tables.Column] = {
+        column: lambda name, _, column=column: _cell(name, rows[name], groups, column) for column in shown
     }
-    if any(shared >= 3 for _, _, shared in differences.values()):
-        head.append(f"total: Δ vs {reference} (95% CI)")
-        for row in cells:
-            mean, half, shared = differences.get(row[0], (0.0, 0.0, 0))
-            row.append(f"{mean:+.2f} ± {half:.2f}" if shared >= 3 else "")
-    if paper is not None:
-        head += [f"the paper's {column}" for column in columns]
-        cells = [[*row, *_paper_cells(paper.get(_key(row[0])), groups)] for row in cells]
-    several = any(len(runs) > 1 for runs in rows.values())
-    errors = ["mean ± standard error over seeds"] if several else []
-    if any(len(runs) == 1 for runs in rows.values()):
+    if len(rows) > 1:
+        reference = reference or next(iter(rows))
+        columns[f"total: Δ vs {reference} (95% CI)"] = tables.difference_from(runs, reference, "total", overlap)
+    if paper:
+        for column in shown:
+            figures = RANK1.get(column, {})
+            columns[f"the paper's {column}"] = lambda name, _, figures=figures: tables.paper_cell(figures, name)
+    counts = {len(scores) for scores in rows.values()}
+    errors = ["mean ± standard error over seeds"] if max(counts) > 1 else []
+    if 1 in counts:
         errors.append("of one seed, in brackets, the 95% bootstrap interval over identities")
-    note = f"Rank-1 accuracy in per cent; {'; '.join(errors)}. The gap is {groups[1]} minus {groups[0]}."
-    if len(head) > 2 + len(columns) and "Δ" in head[2 + len(columns)]:
+    note = f"Rank-1 accuracy; {'; '.join(errors)}. The gap is {groups[1]} minus {groups[0]}."
+    if len(rows) > 1 and max(counts) > 1:
         note += f" {tables.interval_note(overlap)}"
-    return f"{markdown(head, cells)}\n\n{note}"
+    return f"{tables.make_table(runs, columns)}\n\n{note}"
 
 
 def gap_figure(rows: Mapping[str, Sequence[Scores]], *, groups: Sequence[str] = ("female", "male")) -> Figure:
@@ -128,13 +110,18 @@ def gap_figure(rows: Mapping[str, Sequence[Scores]], *, groups: Sequence[str] = 
     return figure
 
 
-def _estimate(name: str, runs: Sequence[Scores], groups: Sequence[str], column: str) -> tuple[float, float, float]:
-    """A column's mean over seeds, and from where to where its error reaches."""
+def _check(name: str, runs: Sequence[Scores], groups: Sequence[str]) -> None:
+    """Raises a UserError if there are no runs, or if they were not scored for these groups."""
     if not runs:
         raise UserError(f"{name!r}: no run of it was scored: run it first, or leave it out")
     for scores in runs:
         if missing := [group for group in groups if f"rank1_accuracy_{group}" not in scores]:
             raise UserError(f"{name!r}: a run of it has no rank1_accuracy_{missing[0]}: it has other groups")
+
+
+def _estimate(name: str, runs: Sequence[Scores], groups: Sequence[str], column: str) -> tuple[float, float, float]:
+    """A column's mean over seeds, and from where to where its error reaches."""
+    _check(name, runs, groups)
     values = [_value(scores, groups, column) for scores in runs]
     mean = float(np.mean(values))
     if len(runs) == 1:
@@ -161,16 +148,5 @@ def _name(column: str) -> str:
 
 
 def _cell(name: str, runs: Sequence[Scores], groups: Sequence[str], column: str) -> str:
-    mean, low, high = (100 * value for value in _estimate(name, runs, groups, column))
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}]" if len(runs) == 1 else f"{mean:.2f} ± {high - mean:.2f}"
-
-
-def _key(name: str) -> str:
-    return name.lower().replace("-", "_").replace(" ", "_").removesuffix("sampling").strip("_")
-
-
-def _paper_cells(figures: Mapping[str, float] | None, groups: Sequence[str]) -> list[str]:
-    if figures is None:
-        return [""] * 4
-    values = [figures["total"], *(figures[group] for group in groups), figures[groups[1]] - figures[groups[0]]]
-    return [f"{100 * value:.2f}" for value in values]
+    mean, low, high = _estimate(name, runs, groups, column)
+    return f"{mean:.4f} [{low:.4f}, {high:.4f}]" if len(runs) == 1 else f"{mean:.4f} ± {high - mean:.4f}"

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from mbjax import config
+from mbjax.evaluation import metrics
 from mbjax.report.paper import ACCURACY
 from mbjax.types import UserError
 
@@ -148,17 +149,49 @@ def interval_note(overlap: float) -> str:
     )
 
 
+Column = Callable[[str, pd.DataFrame], str]
+"""A column of a table: the cell of a row, of its name and its runs by seed."""
+
+
+def make_table(rows: Mapping[str, pd.DataFrame], columns: Mapping[str, Column]) -> str:
+    """A Markdown table: how many seeds each row has, and a cell of each column. Every table of mbjax is made here.
+
+    Args:
+      rows: the runs of each row by its name, indexed by seed.
+      columns: by their heading.
+
+    Example:
+      >>> runs = pd.DataFrame({"roc_auc": [0.5, 0.7]}, index=[0, 1])
+      >>> print(make_table({"naive": runs}, {"ROC-AUC": mean_of("roc_auc")}))
+      | run | seeds | ROC-AUC |
+      | --- | --- | --- |
+      | naive | 2 | 0.6000 ± 0.1000 |
+    """
+    cells = [[name, str(len(runs)), *(cell(name, runs) for cell in columns.values())] for name, runs in rows.items()]
+    head = ["run", "seeds", *columns]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells))
+
+
+def mean_of(score: str, show: Callable[[np.ndarray], str] = mean_and_error) -> Column:
+    """The column of a score, as `show` shows its values over seeds."""
+    return lambda _, runs: show(runs[score].to_numpy())
+
+
+def difference_from(rows: Mapping[str, pd.DataFrame], reference: str, score: str, overlap: float) -> Column:
+    """The column of the paired differences of a score from the row `reference`."""
+
+    def cell(name: str, runs: pd.DataFrame) -> str:
+        return difference_cell(runs[score], rows[reference][score], overlap) if name != reference else ""
+
+    return cell
+
+
 def difference_cell(a: Any, b: Any, overlap: float) -> str:
     """The paired difference of two Series by seed as text."""
     mean, half, seeds = paired_difference(a, b, overlap)
     if seeds < 2:
         return f"{mean:+.4f} (one seed)" if seeds else "no seed in common"
     return f"{mean:+.4f} ± {half:.4f}"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def by_group(runs: pd.DataFrame, names: Sequence[str] = ()) -> dict[str, pd.DataFrame]:
@@ -180,14 +213,14 @@ def protocol_note(runs: pd.DataFrame) -> str:
     return {"clean": "", "authors": "authors' protocol: random crop and flip at test time"}.get(protocol, protocol)
 
 
-def paper_cell(figures: Mapping[str, tuple[float, float | None]], name: str) -> str:
+def paper_cell(figures: Mapping[str, tuple[float, float | None]], name: str, decimals: int = 4) -> str:
     """The paper's figure of the row of this name, `over-mixup` and `Over mixup` alike; nothing if it has none."""
     key = name.lower().replace(PRIORS, "_priors").replace(MATCHED, "_matched").replace("-", "_").replace(" ", "_")
-    mean, error = figures.get(key, (None, None))
+    mean, error = figures.get(key.removesuffix("sampling").strip("_"), (None, None))
     if mean is None:
         return ""
     # Halves go up, as one rounds by hand: 0.00165, in binary a little less, is 0.0017.
-    return f"{mean:.4f}" + ("" if error is None else f" ± {error + 1e-9:.4f}")
+    return f"{mean:.{decimals}f}" + ("" if error is None else f" ± {error + 1e-9:.{decimals}f}")
 
 
 def compare_runs(
@@ -197,31 +230,24 @@ def compare_runs(
 
     Args:
       runs: of `load_runs`, or of `mbjax.report.analysis.with_priors`.
-      score: the score of the differences; ROC-AUC of two classes, else balanced accuracy.
+      score: the score of the differences; see `score_of`.
       reference: a label of `runs`; the first by default.
       paper: adds the paper's accuracies, a key of `mbjax.report.paper.ACCURACY`; None for no such column.
 
     Raises:
       UserError: a score or a reference that `runs` does not have, or no row that the paper has.
     """
-    columns, score = _columns(runs), score_of(runs, score)
+    score, overlap = score_of(runs, score), overlap_of(runs)
     groups = by_group(runs, [reference] if reference else [])
     reference = reference or next(iter(groups))
-    head = ["run", "seeds", *columns, f"{score}: Δ vs {reference} (95% CI)"]
-    overlap = overlap_of(runs)
-    rows = [
-        [label, str(len(group)), *(show(group[name].to_numpy()) for name, show in columns.values()),
-         difference_cell(group[score], groups[reference][score], overlap) if label != reference else ""]
-        for label, group in groups.items()
-    ]  # fmt: skip
+    difference = difference_from(groups, reference, score, overlap)
+    columns = {**_columns(runs), f"{score}: Δ vs {reference} (95% CI)": difference}
     if paper:
-        cells = [paper_cell(ACCURACY[paper], name) for name in groups]
-        if not any(cells):
+        if not any(paper_cell(ACCURACY[paper], name) for name in groups):
             raise UserError(f"--paper={paper}: name a group after one of its rows, {', '.join(ACCURACY[paper])}")
-        head.append("the paper's accuracy")
-        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+        columns["the paper's accuracy"] = lambda name, _: paper_cell(ACCURACY[paper], name)
     note = protocol_note(runs)
-    return (f"Tested by the {note}.\n\n" if note else "") + f"{markdown(head, rows)}\n\n{interval_note(overlap)}"
+    return (f"Tested by the {note}.\n\n" if note else "") + f"{make_table(groups, columns)}\n\n{interval_note(overlap)}"
 
 
 def overlap_of(runs: pd.DataFrame) -> float:
@@ -230,27 +256,26 @@ def overlap_of(runs: pd.DataFrame) -> float:
 
 
 def score_of(runs: pd.DataFrame, score: str | None) -> str:
-    """What runs are compared by: ROC-AUC of two classes, else balanced accuracy, if it is not given.
+    """What runs are compared by: what `mbjax.evaluation.metrics.primary` says of the columns shown, if it is not given.
 
     Raises:
       UserError: a score that `runs` does not have.
     """
-    columns = _columns(runs)
-    score = score or next(name for name in ("roc_auc", "balanced_accuracy", "accuracy") if name in columns)
+    score = score or metrics.primary(_columns(runs))
     if score not in (valid := [name for name in (*SCORES, *BY_CLASS) if name in runs]):
         raise UserError(f"--score={score}: choose one of {', '.join(valid)}")
     return score
 
 
-def _columns(runs: pd.DataFrame) -> dict[str, tuple[str, Callable[[np.ndarray], str]]]:
-    """The columns of a table: which of `runs` it is, and how its values over seeds are shown."""
+def _columns(runs: pd.DataFrame) -> dict[str, Column]:
+    """The columns of a table of these runs."""
     if "roc_auc" in runs:
-        return {name: (name, mean_and_error) for name in SCORES if name in runs}
+        return {name: mean_of(name) for name in SCORES if name in runs}
     names = ["accuracy", "balanced_accuracy", *BY_CLASS, "log_loss", "calibration_error"]
     if np.allclose(runs["accuracy"], runs["balanced_accuracy"], rtol=0, atol=1e-9):  # balanced test data: the same
         names.remove("balanced_accuracy")
-    scores = {name: (name, mean_and_error) for name in names}
-    return {**scores, "updates": ("updates", span), "minutes": ("seconds", lambda values: f"{values.mean() / 60:.1f}")}
+    minutes = mean_of("seconds", lambda values: f"{values.mean() / 60:.1f}")
+    return {**{name: mean_of(name) for name in names}, "updates": mean_of("updates", span), "minutes": minutes}
 
 
 def span(values: np.ndarray) -> str:
