@@ -19,7 +19,7 @@ from mbjax.types import Config, UserError
 
 TWICE = {f"{row}_twice": base.FACES_ROWS[row] for row in ("naive", "over", "large_batch")}
 ROWS = {**base.FACES_ROWS, **TWICE}
-GRID = {"optimizer.lr": (0.03, 0.1, 0.3)}  # picked with test scores of seed 0 in view: docs/results.md
+GRID = {"optimizer.lr": (0.01, 0.03, 0.1, 0.3)}
 _UPDATES, _STEPS, _BATCH = 160, 4, 32
 
 
@@ -34,7 +34,7 @@ def get_config(name: str = "folder") -> Config:
         synthetic=scenario == "synthetic",
         synthetic_identities=360,
         synthetic_images=20,
-        synthetic_seed=0,
+        synthetic_seed=1,  # people of 0 were in view when the sizes, scale and warm-up were picked
         size=32,
         test_identities=80,
         validation_identities=0,  # more of them, scored as "validation": to choose settings by
