@@ -313,6 +313,32 @@ def test_a_killed_comparison_goes_on_and_gives_the_same_table(task, tmp_path):
     assert (tmp_path / "killed" / "table.md").read_text() in output
 
 
+def test_a_killed_comparison_of_images_goes_on_at_its_checkpoint(tmp_path):
+    small = {
+        "data.synthetic_identities": 24, "data.synthetic_images": 6, "data.test_identities": 8, "data.size": 16,
+        "data.validation_identities": 6, "model.width": 4, "model.stages": "(1,)", "model.embedding": 8, "updates": 40,
+        "updates_per_call": 2, "eval.every": 4, "optimizer.lr": 0.1,
+    }  # fmt: skip
+    task = compare.Task("configs/faces.py:synthetic", small)
+    options = ("--methods=naive,metabalance", "--seeds=1")
+    killed = run_compare(task, tmp_path / "killed", *options)
+    runs, deadline = tmp_path / "killed" / "runs", time.monotonic() + 240
+    while len([*runs.glob("*/checkpoints/[0-9]*")]) < 2 and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "killed" / "table.md").exists()
+    tables = {}
+    for name in ("killed", "whole"):
+        process = run_compare(task, tmp_path / name, *options)
+        _, errors = process.communicate(timeout=400)
+        assert process.returncode == 0, errors
+        assert (f"of {small['updates']}" in errors) and ("resuming at update" in errors) == (name == "killed")
+        tables[name] = (tmp_path / name / "table.md").read_text()
+    assert tables["killed"] == tables["whole"]
+    assert tables["whole"].count("\n| ") == 4  # head, rule and two rows
+
+
 def test_the_table_is_the_same_by_one_process_by_two_and_by_a_cluster_that_loses_a_worker(task, tmp_path):
     from distributed import LocalCluster
 
