@@ -274,8 +274,7 @@ def _columns(runs: pd.DataFrame) -> dict[str, Column]:
     names = ["accuracy", "balanced_accuracy", *BY_CLASS, "log_loss", "calibration_error"]
     if np.allclose(runs["accuracy"], runs["balanced_accuracy"], rtol=0, atol=1e-9):  # balanced test data: the same
         names.remove("balanced_accuracy")
-    minutes = mean_of("seconds", lambda values: f"{values.mean() / 60:.1f}")
-    return {**{name: mean_of(name) for name in names}, "updates": mean_of("updates", span), "minutes": minutes}
+    return {**{name: mean_of(name) for name in names}, "updates": mean_of("updates", span)}
 
 
 def span(values: np.ndarray) -> str:
