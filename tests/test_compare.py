@@ -333,7 +333,7 @@ def test_a_killed_comparison_of_images_goes_on_at_its_checkpoint(tmp_path):
         process = run_compare(task, tmp_path / name, *options)
         _, errors = process.communicate(timeout=400)
         assert process.returncode == 0, errors
-        assert (f"of {small['updates']}" in errors) and ("resuming at update" in errors) == (name == "killed")
+        assert ("resuming at update" in errors) == (name == "killed")
         tables[name] = (tmp_path / name / "table.md").read_text()
     assert tables["killed"] == tables["whole"]
     assert tables["whole"].count("\n| ") == 4  # head, rule and two rows
