@@ -11,7 +11,8 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -119,6 +120,7 @@ def _parse(argv: list[str], *, about: str) -> list[str]:
         print(about.strip() + "\n\n--help-config lists the keys of the configuration.")
         sys.exit(0)
     keys = "--help-config" in argv
+    _bring_own_keys(argv)
     try:
         rest = flags.FLAGS([argument for argument in argv if argument != "--help-config"])
     except flags.Error as error:
@@ -130,6 +132,21 @@ def _parse(argv: list[str], *, about: str) -> list[str]:
         print("\n".join(config_lib.help_lines(flags.FLAGS["config"].value)))
         sys.exit(0)
     return rest
+
+
+def _bring_own_keys(argv: Sequence[str]) -> None:
+    """Lets a configuration that is read from its file have the keys of the parts that the command line names."""
+    given = [match for text in argv if (match := re.match(r"--?config\.([^=\[]+)=(.*)", text))]
+    parts = {match[1]: match[2] for match in given if config_lib.names_part(match[1])}
+    parser = flags.FLAGS["config"].parser
+    parse = parser.parse
+
+    def parse_and_bring(argument: str) -> Any:
+        config = parse(argument)
+        config_lib.change(config, parts)
+        return config
+
+    parser.parse = parse_and_bring
 
 
 def _check_keys(argv: list[str]) -> None:
