@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_dict
 
 from mbjax import data, losses, models, sampling
 from mbjax.devices.parallel import Parallel
+from mbjax.evaluation import metrics
 from mbjax.methods import BUILT_IN, METHODS, find
 from mbjax.methods import base as method_base
 from mbjax.options import (
@@ -25,6 +26,7 @@ from mbjax.options import (
     choice,
     flatten,
     nearest,
+    several,
     shown,
     unset_or,
 )  # fmt: skip
@@ -72,6 +74,8 @@ SECTIONS = _merged({
         Option("batch_size", 2048, COUNT, "examples in a batch"),
         Option("protocol", "clean", choice(("clean", "authors")),
                "authors: test images are cropped and flipped at random, as their code does"),
+        Option("scores", (), several(metrics.SCORES.kind, "names are needed, such as ('my_scores:brier',)"),
+               "further scores of classes: functions of probabilities and labels"),
     )),
 }, *(recipe.sections for recipe in BUILT_IN.values()))  # fmt: skip
 """The sections that every configuration has; `sections_of` adds what its own parts declare."""

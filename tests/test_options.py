@@ -31,7 +31,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "clean": {**STREAM, "share": 0.1},
     "pretrain": STREAM,
     "data": {"dir": "", "path": "", "target": ""},
-    "eval": {"batch_size": 2048, "every": 0.1, "protocol": "clean"},
+    "eval": {"batch_size": 2048, "every": 0.1, "protocol": "clean", "scores": ()},
     "loss": {
         "beta": 0.999, "class_weight": "none", "deferred": 0.8, "gamma": 2.0, "margin": 0.35, "margin_warmup": 0.0,
         "max_margin": 0.5,
@@ -65,8 +65,10 @@ def test_keys_and_defaults_are_these():
 
 @pytest.mark.parametrize("task", sorted(data.DATASETS))
 def test_a_data_set_declares_exactly_what_its_loader_takes(task):
-    parameters = inspect.signature(data.DATASETS[task]).parameters
-    assert {name: p.default for name, p in parameters.items() if name != "seed"} == {
+    load = data.DATASETS[task]
+    parameters = dict(inspect.signature(load).parameters)
+    protocol = vars(load.__globals__["PROTOCOL"]) if parameters.pop("protocol", None) else {}
+    assert {**{name: p.default for name, p in parameters.items() if name != "seed"}, **protocol} == {
         option.name: option.default for option in data.DATASETS.options(task, "task")
     }
 

@@ -174,6 +174,8 @@ def plan(
                 config.update_from_flattened_dict(settings)
             config.seed = seed
             what = {**config_lib.flatten(config.to_dict()), **fixed}
+            if not what["eval.scores"]:  # runs of before there were any keep their keys
+                del what["eval.scores"]
             text = json.dumps([what, settings], sort_keys=True, default=str)
             key = hashlib.sha256(text.encode()).hexdigest()[:16]
             runs.append(Run(name, settings, seed, config, key, row.estimator, row.balanced))

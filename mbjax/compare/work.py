@@ -90,7 +90,7 @@ def _train(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
                     continue
                 probabilities = {part: predict[part](state) for part in predict}
                 more = {"updates": experiment.updates, "mode": trained.mode, "seconds": round(trained.seconds, 4)}
-                yield run, _scores(experiment.dataset, probabilities) | more
+                yield run, _scores(experiment.dataset, probabilities, run.config.eval.scores) | more
 
 
 def _fit(run: Run) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _fit(run: Run) -> dict[str, Any]:
     except UserError as error:
         return {"status": "failed", "reason": str(error)}
     probabilities = {part: predict(dataset.splits[part].x) for part in _scored(dataset)}
-    return _scores(dataset, probabilities) | {"seconds": seconds}
+    return _scores(dataset, probabilities, valid.eval.scores) | {"seconds": seconds}
 
 
 def _scored(dataset: Dataset) -> list[str]:
@@ -115,7 +115,7 @@ def _load(task: str, seed: int, options: str) -> Dataset:
     return data.load(task, seed=seed, **json.loads(options))
 
 
-def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray], further: Sequence[str]) -> dict[str, Any]:
     """The scores of both parts, as predicted and with the priors divided out."""
     counts = dataset.class_counts
     line: dict[str, Any] = {"status": "ok", "data": _describe(dataset)}
@@ -125,7 +125,7 @@ def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> dict[s
             line[prefix + "validation_halves"] = _halves(predicted["validation"], dataset.splits["validation"].y)
         for part, p in predicted.items():
             y = dataset.splits[part].y
-            line[prefix + part] = metrics.scores(p, y, majority_class=int(counts.argmax()))
+            line[prefix + part] = metrics.scores(p, y, majority_class=int(counts.argmax()), further=further)
         if (
             len(counts) == 2 and "validation" in predicted
         ):  # whatever part it is scored on, the threshold is the validation part's

@@ -47,7 +47,9 @@ def load(task: str, *, seed: int, **options: Any) -> Dataset:
       UserError: an unknown task, an option that the task does not take, or data that one cannot train and test on.
     """
     loader = DATASETS.find(task, "config.task")
-    known = [name for name in inspect.signature(loader).parameters if name != "seed"]
+    declared = [option.name for option in DATASETS.options(task, "config.task")]
+    own = [p.name for p in inspect.signature(loader).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = [name for name in dict.fromkeys([*own, *declared]) if name != "seed"]
     options = {name: value for name, value in options.items() if value is not None and value not in ("", ())}
     if "dir" not in known:  # data that ships with a library is found whatever folder is named
         options.pop("dir", None)
