@@ -142,12 +142,17 @@ def change(config: Config, changes: Mapping[str, Any]) -> None:
                 declared = (*SECTIONS[section].options, *registry.options(changes[key], f"config.{key}"))
                 new = ConfigDict(_defaults(declared))
                 new.update({k: v for k, v in config[section].items() if k in new and v is not None})
-                config[section] = new
+                with config.unlocked():
+                    config[section] = new
         config.update_from_flattened_dict({key: changes[key]})
         if names_part(key):
             for section, options in _own(config.to_dict()).items():
                 with config.unlocked():
-                    config[section] = {**_defaults(options), **config.get(section, {})}
+                    if section not in config:
+                        config[section] = ConfigDict()
+                    for name, value in _defaults(options).items():
+                        if name not in config[section]:
+                            config[section][name] = value
 
 
 def names_part(key: str) -> bool:
@@ -214,7 +219,9 @@ def validate(config: Config) -> Config:
     """
     values = config.to_dict()
     if own := _own(values):
-        values |= {name: {**_defaults(options), **values.get(name, {})} for name, options in own.items()}
+        for name, options in own.items():
+            if isinstance(section := values.get(name, {}), dict):
+                values[name] = {**_defaults(options), **section}
         config = ConfigDict(values)
     sections = sections_of(values)
     _check_keys(values, sections)

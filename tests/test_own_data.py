@@ -27,9 +27,8 @@ def points(seed: int, shift: float = 2.0, image: bool = False) -> mbjax.Dataset:
 
 def settings(**changes):
     config = config_lib.base()
-    config_lib.change(config, {
-        "updates": 40, "meta.steps": 4, "model.hidden": (8,), "eval.every": 1.0, "optimizer.lr": 0.1, **changes,
-    })  # fmt: skip
+    config.model.hidden = (8,)
+    config_lib.change(config, {"updates": 40, "meta.steps": 4, "eval.every": 0.5, "optimizer.lr": 0.1, **changes})
     return config
 
 
@@ -45,7 +44,7 @@ def test_a_data_set_is_compared_on_by_one_process_and_by_two_alike(tmp_path):
     assert runs["test_roc_auc"].min() > 0.9
     alone = mbjax.train_and_evaluate(settings(method="erm", seed=1), tmp_path / "alone", dataset)
     naive = runs[(runs["row"] == "naive") & (runs["seed"] == 1)]
-    assert naive["test_log_loss"].item() == pytest.approx(alone["test"]["log_loss"], rel=1e-5)
+    assert naive["test_log_loss"].item() == pytest.approx(alone["test"]["log_loss"], rel=1e-4)
     mbjax.run_comparison(settings(), dataset, out=tmp_path / "two", jobs=2, **options)
     tables = [(tmp_path / name / "table.md").read_text() for name in ("one", "two")]
     assert tables[0] == tables[1]
