@@ -221,7 +221,7 @@ def validate(config: Config) -> Config:
     if own := _own(values):
         for name, options in own.items():
             if isinstance(section := values.get(name, {}), dict):
-                values[name] = {**_defaults(options), **section}
+                values[name] = {**{option.name: option.default for option in options}, **section}
         config = ConfigDict(values)
     sections = sections_of(values)
     _check_keys(values, sections)

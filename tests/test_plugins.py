@@ -186,6 +186,10 @@ def test_a_method_with_a_stream_of_its_own(named, tmp_path):
     assert rows[-1]["tone"] == 4.0
     assert rows[-1]["share"] == 0.5
     assert json.loads((tmp_path / "run" / "config.json").read_text())["probe"]["batch_size"] == 8
+    config = config_lib.base()
+    config.method = named("probing")
+    valid = config_lib.validate(config)  # brings what is missing, unset keys too
+    assert (valid.probe.tone, valid.probe.neighbors) == (3.0, None)
     result, _, _ = trained(named, tmp_path / "alone", method=named("plain"))
     assert result["test"]["roc_auc"] > 0.9
 
