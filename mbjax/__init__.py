@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mbjax.compare import run_comparison
     from mbjax.meta import make_meta_step
     from mbjax.state import TrainState
     from mbjax.train import train_and_evaluate
     from mbjax.types import Dataset, Split, UserError
 
-__all__ = ["Dataset", "Split", "TrainState", "UserError", "make_meta_step", "train_and_evaluate"]
+__all__ = [
+    "Dataset",
+    "Split",
+    "TrainState",
+    "UserError",
+    "make_meta_step",
+    "run_comparison",
+    "train_and_evaluate",
+]
 
 _HOMES = {
     "Dataset": "mbjax.types",
@@ -23,6 +32,7 @@ _HOMES = {
     "TrainState": "mbjax.state",
     "UserError": "mbjax.types",
     "make_meta_step": "mbjax.meta",
+    "run_comparison": "mbjax.compare",  # not `compare`: that is the package, and its command
     "train_and_evaluate": "mbjax.train",
 }
 

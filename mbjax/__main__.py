@@ -31,6 +31,8 @@ def _choose(arguments: Sequence[str]) -> None:
 
 
 def main() -> None:
+    if "" not in sys.path:  # as of `python -m mbjax`: what MODULE:NAME names may lie in this folder
+        sys.path.insert(0, "")
     console.run(_choose)
 
 

@@ -11,7 +11,8 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -119,6 +120,7 @@ def _parse(argv: list[str], *, about: str) -> list[str]:
         print(about.strip() + "\n\n--help-config lists the keys of the configuration.")
         sys.exit(0)
     keys = "--help-config" in argv
+    _bring_own_keys(argv)
     try:
         rest = flags.FLAGS([argument for argument in argv if argument != "--help-config"])
     except flags.Error as error:
@@ -132,9 +134,33 @@ def _parse(argv: list[str], *, about: str) -> list[str]:
     return rest
 
 
+def _bring_own_keys(argv: Sequence[str]) -> None:
+    """Lets a configuration that is read from its file have the keys of the parts that the command line names."""
+    parser = flags.FLAGS["config"].parser
+    parse = parser.parse
+
+    def parse_and_bring(argument: str) -> Any:
+        config = parse(argument)
+        config_lib.change(config, _parts(argv))
+        return config
+
+    parser.parse = parse_and_bring
+
+
+def _parts(argv: Sequence[str]) -> dict[str, str]:
+    """The keys of the command line that name a part, with its name."""
+    given = [match for text in argv if (match := re.match(r"--?config\.([^=\[]+)=(.*)", text))]
+    return {match[1]: match[2] for match in given if config_lib.names_part(match[1])}
+
+
 def _check_keys(argv: list[str]) -> None:
     """Raises a UserError for a `--config.KEY` that the configuration of `--config` does not have."""
     given = [match for argument in argv if (match := re.match(r"--?config(?:=|\.([^=\[]+))(.*)", argument))]
     specs = [match[2] for match in given if match[1] is None]
-    if specs and (message := config_lib.unknown_key(config_lib.load(specs[-1]), [m[1] for m in given if m[1]])):
+    if not specs:
+        return
+    config = config_lib.load(specs[-1]).lock()
+    with contextlib.suppress(AttributeError, KeyError):
+        config_lib.change(config, _parts(argv))
+    if message := config_lib.unknown_key(config, [m[1] for m in given if m[1]]):
         raise UserError(message) from None

@@ -3,6 +3,7 @@
 A file in `configs/` takes `base()` and changes what its task needs; `validate` is what training does with the result.
 """
 
+import dataclasses
 import importlib.util
 import pathlib
 from collections.abc import Collection, Mapping
@@ -11,42 +12,35 @@ from typing import Any, get_args
 import ml_collections
 from ml_collections import ConfigDict, config_dict
 
-from mbjax import augment, data, losses, models, sampling
+from mbjax import data, losses, models, sampling
 from mbjax.devices.parallel import Parallel
-from mbjax.methods import METHODS, erm, m2m, metabalance, reweighting
+from mbjax.evaluation import metrics
+from mbjax.methods import BUILT_IN, METHODS, find
 from mbjax.methods import base as method_base
 from mbjax.options import (
     COUNT,
     POSITIVE,
     SEED,
-    Kind,
     Option,
     Section,
     choice,
     flatten,
     nearest,
+    several,
     shown,
     unset_or,
 )  # fmt: skip
 from mbjax.types import Config, UserError
 
-STREAMS = ("train", "support", "query", "clean", "pretrain")
-
-
 # Any name will do for a data set of one's own; `data.load` refuses one that it does not know.
-_TASK = Kind("", lambda x: isinstance(x, str), str, data.DATASETS)
-
-
-def _stream(help: str, sampler: str, batch_size: int, *more: Option) -> Section:
-    """A stream of batches: what the samplers and the augmentations declare, with its defaults, and `more`."""
-    return Section(help, (*sampling.options(sampler, batch_size), *augment.OPTIONS, *more))
+_TASK = dataclasses.replace(data.DATASETS.kind, valid=lambda x: isinstance(x, str))
 
 
 RUN = Section(
     "of the whole run",
     (
         Option("task", "digits", _TASK, "which data set"),
-        Option("method", "metabalance", choice(METHODS), "which method"),
+        Option("method", "metabalance", METHODS.kind, "which method"),
         Option("seed", 0, SEED, "of the split, the samplers, the initial weights and dropout"),
         Option("epochs", 100, POSITIVE,
                "passes over the train stream (erm) or the query stream (metabalance), as the paper's code counts them"),
@@ -58,31 +52,36 @@ RUN = Section(
                "how work is spread over all devices; it changes no result but by rounding"),
     ),
 )  # fmt: skip
-SECTIONS: dict[str, Section] = {
+
+
+def _merged(*declared: Mapping[str, Section]) -> dict[str, Section]:
+    """Sections by name; one that several declare has the help of the first and the options of all."""
+    out: dict[str, Section] = {}
+    for name, section in (pair for sections in declared for pair in sections.items()):
+        first = out.get(name, section)
+        own = {option.name: option for option in (*first.options, *section.options)}
+        out[name] = Section(first.help, tuple(own.values()))
+    return out
+
+
+SECTIONS = _merged({
     "data": Section("options of the task's loader", data.COMMON_OPTIONS),
     "model": Section("the network", (models.NAME_OPTION,)),
-    "train": _stream("what plain training (erm and its kin) reads", "natural", 24),
-    "support": _stream("what metabalance adapts to", "natural", 24, *metabalance.SUPPORT_OPTIONS),
-    "query": _stream("what metabalance minimises the loss on after it has adapted", "under", 16),
-    "clean": _stream(
-        "a balanced part of the training data that l2rw and mw_net keep apart; the other streams read the rest",
-        "natural", 24, *reweighting.CLEAN_OPTIONS,
-    ),
-    "pretrain": _stream("what m2m's first classifier, and its own training before it translates, read", "natural", 24),
-    "meta": Section("metabalance", metabalance.OPTIONS),
-    "weight_net": Section("mw_net's network of weights", reweighting.WEIGHT_NET_OPTIONS),
-    "m2m": Section("m2m, as published for CIFAR", m2m.OPTIONS),
-    "loss": Section("the loss", (*losses.OPTIONS, *erm.DRW_OPTIONS)),
+    "loss": Section("the loss", losses.OPTIONS),
     "optimizer": Section("SGD", method_base.OPTIMIZER_OPTIONS),
     "eval": Section("evaluation", (
         Option("every", 0.1, POSITIVE, "evaluations and checkpoints: a share of the updates, or a number if ≥ 1"),
         Option("batch_size", 2048, COUNT, "examples in a batch"),
         Option("protocol", "clean", choice(("clean", "authors")),
                "authors: test images are cropped and flipped at random, as their code does"),
+        Option("scores", (), several(metrics.SCORES.kind, "names are needed, such as ('my_scores:brier',)"),
+               "further scores of classes: functions of probabilities and labels"),
     )),
-}  # fmt: skip
-"""The sections, with what every task and every model has of `data` and `model`; `sections_of` has all of these two."""
+}, *(recipe.sections for recipe in BUILT_IN.values()))  # fmt: skip
+"""The sections that every configuration has; `sections_of` adds what its own parts declare."""
 
+STREAMS = tuple(name for name, section in SECTIONS.items() if "sampler" in (o.name for o in section.options))
+_LOOSE = ("data", "model")  # what is missing or unset there is left to the loader and the model
 RENAMED = {"m2m.lambda": "m2m.logit_weight"}  # keys by their name in the folders of older runs
 
 
@@ -91,7 +90,7 @@ def base() -> Config:
     config: Config = ConfigDict(_defaults(RUN.options))
     for name, section in SECTIONS.items():
         config[name] = _defaults(section.options)
-    config.model.update(_defaults(models.OPTIONS[config.model.name]))
+    config.model.update(_defaults(models.MODELS.options(config.model.name, "config.model.name")))
     return config
 
 
@@ -100,14 +99,65 @@ def _defaults(options: Collection[Option]) -> dict[str, Any]:
 
 
 def sections_of(values: Mapping[str, Any]) -> dict[str, Section]:
-    """Every section of a configuration, with the options of its task's loader and of its model."""
-    model = values["model"].get("name") if isinstance(values.get("model"), dict) else None
-    more = {"data": data.OPTIONS.get(str(values.get("task")), ()), "model": models.OPTIONS.get(str(model), ())}
-    out = dict(SECTIONS)
-    for name, options in more.items():
-        own = {option.name: option for option in (*out[name].options, *options)}
-        out[name] = Section(out[name].help, tuple(own.values()))
-    return out
+    """Every section of a configuration, with the options of its data set, model, method, losses and samplers.
+
+    Raises:
+      UserError: a part from elsewhere that cannot be imported.
+    """
+    own = find(values["method"]).sections if values.get("method") in METHODS else {}
+    parts = [("data", data.DATASETS, "task"), ("model", models.MODELS, "model.name")]
+    parts += [("loss", losses.LOSSES, key) for key in ("loss.name", "support.loss")]
+    parts += [(name, sampling.SAMPLERS, f"{name}.sampler") for name in {**SECTIONS, **own}]
+    given = flatten(dict(values))
+    of_parts = [{name: Section("", registry.options(given.get(key), f"config.{key}"))} for name, registry, key in parts]
+    return _merged(SECTIONS, own, *of_parts)
+
+
+def _own(values: Mapping[str, Any]) -> dict[str, list[Option]]:
+    """By section, the options that no built-in part has; without those of `data` and `model`, which may be missing."""
+    own = {}
+    for name, section in sections_of(values).items():
+        built_in = {option.name for option in SECTIONS[name].options} if name in SECTIONS else set()
+        if name not in _LOOSE and (more := [option for option in section.options if option.name not in built_in]):
+            own[name] = more
+    return own
+
+
+def change(config: Config, changes: Mapping[str, Any]) -> None:
+    """Sets keys of a configuration. A part that is named brings the keys that are its own, with their defaults.
+
+    Of another task or model than before, the section `data` or `model` has the keys of that one alone.
+
+    Args:
+      config: changed in place.
+      changes: such as `{"method": "my_methods:noisy", "noisy.scale": 0.1}`.
+    """
+
+    def order(key: str) -> tuple[bool, bool]:  # a method declares sections, other parts keys of them
+        return key != "method", not names_part(key)
+
+    for key in sorted(changes, key=order):
+        for section, name, registry in (("data", "task", data.DATASETS), ("model", "model.name", models.MODELS)):
+            if key == name and changes[key] != flatten(config.to_dict())[key]:
+                declared = (*SECTIONS[section].options, *registry.options(changes[key], f"config.{key}"))
+                new = ConfigDict(_defaults(declared))
+                new.update({k: v for k, v in config[section].items() if k in new and v is not None})
+                with config.unlocked():
+                    config[section] = new
+        config.update_from_flattened_dict({key: changes[key]})
+        if names_part(key):
+            for section, options in _own(config.to_dict()).items():
+                with config.unlocked():
+                    if section not in config:
+                        config[section] = ConfigDict()
+                    for name, value in _defaults(options).items():
+                        if name not in config[section]:
+                            config[section][name] = value
+
+
+def names_part(key: str) -> bool:
+    """Whether a key of the configuration names a part: a method, a data set, a model, a loss or a sampler."""
+    return key in ("method", "task", "model.name", "loss.name", "support.loss") or key.endswith(".sampler")
 
 
 FACES_ROWS: dict[str, dict[str, Any]] = {  # of configs/celeba.py and configs/faces.py
@@ -161,11 +211,18 @@ def identification(row: str = "metabalance") -> Config:
 def validate(config: Config) -> Config:
     """Checks every value by its option's declaration and returns the configuration frozen.
 
+    What a method, a loss or a sampler from elsewhere declares and the configuration lacks has its default.
+
     Raises:
       UserError: a value of another type or out of its range, or a key that nothing declares; one line that names the
         key, the value and what is allowed.
     """
     values = config.to_dict()
+    if own := _own(values):
+        for name, options in own.items():
+            if isinstance(section := values.get(name, {}), dict):
+                values[name] = {**{option.name: option.default for option in options}, **section}
+        config = ConfigDict(values)
     sections = sections_of(values)
     _check_keys(values, sections)
     _check("", RUN, values)
@@ -175,7 +232,7 @@ def validate(config: Config) -> Config:
 
 
 def _check(prefix: str, section: Section, values: Mapping[str, Any]) -> None:
-    loose = prefix in ("data.", "model.")  # what is missing or unset there is left to the loader and the model
+    loose = prefix[:-1] in _LOOSE
     for option in section.options:
         value = values.get(option.name)
         if loose and value in (None, ""):
@@ -197,7 +254,7 @@ def _check_keys(values: Mapping[str, Any], sections: Mapping[str, Section]) -> N
         if not isinstance(values.get(name), dict):
             raise UserError(f"config.{name}={shown(values.get(name))}: a section is needed, with keys of its own")
         given |= {f"{name}.{key}" for key in values[name]}
-    loose = ("data.", "model.")
+    loose = tuple(f"{name}." for name in _LOOSE)
     for key in sorted(key for key in given - known if not key.startswith(loose)):
         meant = " or ".join(f"config.{name}" for name in nearest(key, sorted(known)))
         raise UserError(f"config.{key}: there is no such key; did you mean {meant}?")

@@ -1,6 +1,7 @@
 """Losses per example, reduced by the caller, and the step from a flax model to a `LossFn`."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from mbjax.options import NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, Option, choice
+from mbjax.registry import Registry
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
 
 PerExampleLoss = Callable[..., jax.Array]
-"""`loss(logits [n, outputs], labels) -> [n]`; those of `WITH_MARGIN` also take `margin_share` `[n]`."""
+"""`loss(logits [n, outputs], labels) -> [n]`; one of a margin also takes `margin_share` `[n]`."""
 
 
 def sigmoid_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -103,6 +105,11 @@ def logit_adjusted(
     if _is_binary(logits):
         return cross_entropy(logits + (offsets[1] - offsets[0]), labels)
     return cross_entropy(logits + offsets[None], labels)
+
+
+def balanced_softmax(logits: jax.Array, labels: jax.Array, *, class_counts: Any) -> jax.Array:
+    """`logit_adjusted` with τ = 1."""
+    return logit_adjusted(logits, labels, class_counts=class_counts)
 
 
 def ldam_margins(class_counts: Any, max_margin: float | jax.Array) -> jax.Array:
@@ -221,18 +228,7 @@ def reweighted(batch: Batch, weights: jax.Array) -> Batch:
 
 
 def build(
-    name: str,
-    *,
-    class_counts: Any,
-    class_weight: str = "none",
-    beta: float | jax.Array = 0.999,
-    gamma: float | jax.Array = 2.0,
-    tau: float | jax.Array = 1.0,
-    max_margin: float | jax.Array = 0.5,
-    margin: float | jax.Array = 0.35,
-    scale: float | jax.Array = 30.0,
-    deferred: float | jax.Array = 0.8,
-    margin_warmup: float = 0.0,
+    name: str, *, class_counts: Any, class_weight: str = "none", beta: float | jax.Array = 0.999, **options: Any
 ) -> PerExampleLoss:
     """The loss of `config.loss`. Numbers may be traced, names not.
 
@@ -243,27 +239,22 @@ def build(
         example is multiplied by its class's weight, whichever loss it is; the mean over a batch is not divided by the
         weights' sum.
       beta: of the effective number.
-      gamma: of `focal` and `cosface`.
-      tau: of `logit_adjusted`.
-      max_margin: of `ldam`.
-      margin: of `cosface`.
-      scale: of `ldam` and `cosface`.
-      deferred: part of the section, for the method `drw`; no loss has a use for it.
-      margin_warmup: part of the section, for `mbjax.augment.before`, which sets the `margin_share` of each update.
+      **options: the other keys of the section; a loss takes those that it has keyword-only parameters for. An option
+        that is not given has its default.
 
     Raises:
       UserError: no such loss, or no such class weight.
     """
-    if name not in LOSSES:
-        raise UserError(f"config.loss.name={name!r}: choose one of {', '.join(LOSSES)}")
+    loss = LOSSES.find(name, "config.loss.name")
     if class_weight not in CLASS_WEIGHTS:
         raise UserError(f"config.loss.class_weight={class_weight!r}: choose one of {', '.join(CLASS_WEIGHTS)}")
-    loss, takes = LOSSES[name]
-    options = {
-        "class_counts": class_counts, "gamma": gamma, "tau": tau, "max_margin": max_margin, "margin": margin,
-        "scale": scale,
-    }  # fmt: skip
-    loss = functools.partial(loss, **{option: options[option] for option in takes})
+    declared = options_of(name)
+    if unknown := options.keys() - declared.keys():
+        raise TypeError(f"the loss {name!r} has no option {', '.join(sorted(unknown))}")
+    defaults = {option: declaration.default for option, declaration in declared.items()}
+    given = {**defaults, **options, "class_counts": class_counts, "beta": beta}
+    takes = [p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    loss = functools.partial(loss, **{option: given[option] for option in takes if option in given})
     if class_weight == "none":
         return loss
     weights = inverse_weights(class_counts) if class_weight == "inverse" else effective_weights(class_counts, beta)
@@ -275,19 +266,32 @@ def build(
 
 
 CLASS_WEIGHTS = ("none", "inverse", "effective")
-LOSSES: dict[str, tuple[Callable[..., jax.Array], tuple[str, ...]]] = {
-    "cross_entropy": (cross_entropy, ()),
-    "focal": (focal, ("gamma",)),
-    "logit_adjustment": (logit_adjusted, ("class_counts", "tau")),
-    "balanced_softmax": (logit_adjusted, ("class_counts",)),
-    "ldam": (ldam, ("class_counts", "max_margin", "scale")),
-    "cosface": (cosface, ("margin", "scale", "gamma")),
-}
-"""Each loss by its name, with what it takes of `build`'s options."""
-WITH_MARGIN = ("ldam", "cosface")
+LOSSES = Registry[PerExampleLoss](
+    "mbjax.losses",
+    {
+        "cross_entropy": cross_entropy,
+        "focal": focal,
+        "logit_adjustment": logit_adjusted,
+        "balanced_softmax": balanced_softmax,
+        "ldam": ldam,
+        "cosface": cosface,
+    },
+)
+"""Each loss by its name. Its keyword-only parameters are keys of `config.loss`, and `class_counts`."""
+
+
+def options_of(name: str) -> dict[str, Option]:
+    """What `build` takes of `config.loss` for a loss: the options of all losses, and its own, by name."""
+    return {option.name: option for option in (*OPTIONS, *LOSSES.options(name, "config.loss.name"))}
+
+
+def has_margin(name: str) -> bool:
+    """Whether a loss has a margin that may grow: it takes `margin_share`."""
+    return "margin_share" in inspect.signature(LOSSES.find(name, "config.loss.name")).parameters
+
 
 OPTIONS = (  # of config.loss
-    Option("name", "cross_entropy", choice(LOSSES), "which loss"),
+    Option("name", "cross_entropy", LOSSES.kind, "which loss"),
     Option("class_weight", "none", choice(CLASS_WEIGHTS), "weights of the classes: inverse of the frequency, or "
            "by the effective number of examples"),
     Option("beta", 0.999, SHARE_BELOW_1, "of the effective number; published with LDAM: 0.9999"),

@@ -6,7 +6,10 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 
+import jax
+import numpy as np
 import pytest
 import yaml
 from absl import flags
@@ -65,12 +68,20 @@ def check(command: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {}
+    module = types.ModuleType("my_parts")  # as docs/extending.md calls its blocks
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    names = vars(module)
     for lines, code in blocks(page.read_text(), "python"):
         exec(compile("\n" * lines + code, page, "exec"), names)
     if page.name == "README.md":
         assert int(names["state"].step) == 1
         assert names["metrics"]["query_loss"].shape == ()
+    if page.name == "your-model.md":  # one update fits y = 1 at x = (1, 1, 1) better than none
+        x, nnx, eqx = np.ones((4, 3), np.float32), names["nnx"], names["eqx"]
+        mlp = eqx.nn.MLP(in_size=3, out_size="scalar", width_size=16, depth=1, key=jax.random.key(3))
+        for before, after in ((names["Net"](nnx.Rngs(0)), names["net"]), (jax.vmap(mlp), jax.vmap(names["trained"]))):
+            assert abs(float(after(x)[0]) - 1) < abs(float(before(x)[0]) - 1)
+        assert float(abs(names["nnx_state"].model_state["norm"]["mean"][...]).max()) > 0  # two passes have fed it
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -17,7 +17,7 @@ from configs import celeba as celeba_config
 from configs import faces as faces_config
 from mbjax import compare, data, train
 from mbjax.data.images import host_images
-from mbjax.data.people import drawn_faces, faces
+from mbjax.data.people import drawn_faces, protocol
 from mbjax.evaluation import identification
 from mbjax.report import plots
 from mbjax.train import checkpoint
@@ -251,27 +251,27 @@ class TestProtocol:
             )
 
     @staticmethod
-    def listed(counts: Sequence[int]) -> faces.Listed:
+    def listed(counts: Sequence[int]) -> protocol.Listed:
         """The people have so many images each; even numbers are in group 0."""
         identity = np.repeat(np.arange(len(counts)), counts)
         files = [Path(f"{number}.jpg") for number in range(len(identity))]
         names = [str(number) for number in range(len(counts))]
-        return faces.Listed(files, identity, names, np.arange(len(counts)) % 2, ("x", "y"), "made up")
+        return protocol.Listed(files, identity, names, np.arange(len(counts)) % 2, ("x", "y"), "made up")
 
     @pytest.mark.parametrize("seed", range(5))
     def test_removed_share_is_exact_where_the_floor_does_not_bind(self, seed):
         listed = self.listed([40, 10, 70, 10, 30, 10])  # 140 images of group 0
         rows = np.arange(len(listed.identity))
-        kept = faces._thin(rows, listed, 0, share=0.85, min_images=2, seed=seed)
+        kept = protocol._thin(rows, listed, 0, share=0.85, min_images=2, seed=seed)
         counts = np.bincount(listed.identity[kept])
         assert counts[[1, 3, 5]].tolist() == [10, 10, 10]
         assert counts[[0, 2, 4]].sum() == 21
         assert counts.min() >= 2
-        assert not np.array_equal(kept, faces._thin(rows, listed, 0, share=0.85, min_images=2, seed=seed + 1))
+        assert not np.array_equal(kept, protocol._thin(rows, listed, 0, share=0.85, min_images=2, seed=seed + 1))
 
     def test_removed_share_is_bound_by_the_floor(self):
         listed = self.listed([40, 10, 3, 10, 2, 10, 1])
-        kept = faces._thin(np.arange(len(listed.identity)), listed, 0, share=0.9, min_images=3, seed=0)
+        kept = protocol._thin(np.arange(len(listed.identity)), listed, 0, share=0.9, min_images=3, seed=0)
         # 41.4 of 46 images should go, but 3 + 3 + 2 + 1 stay.
         assert np.bincount(listed.identity[kept]).tolist() == [3, 10, 3, 10, 2, 10, 1]
 
@@ -279,7 +279,7 @@ class TestProtocol:
         listed = self.listed([10, 5, 90, 5])
         left = np.zeros(4)
         for seed in range(200):
-            kept = faces._thin(np.arange(110), listed, 0, share=0.5, min_images=2, seed=seed)
+            kept = protocol._thin(np.arange(110), listed, 0, share=0.5, min_images=2, seed=seed)
             left += np.bincount(listed.identity[kept])
         # Of 96 images that may go 50 do: those of either person go in this proportion.
         np.testing.assert_allclose(left[[0, 2]] / 200, [2 + 8 * 46 / 96, 2 + 88 * 46 / 96], rtol=0.03)

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(mbjax.__file__).parent
 LAYERS = [
     {"__main__"}, {"main"}, {"compare"}, {"cli"}, {"train"}, {"report"}, {"config"}, {"evaluation"}, {"methods"},
     {"meta"}, {"devices"}, {"sampling"}, {"data"}, {"models"}, {"augment", "losses"}, {"meta_checks", "state"},
-    {"console", "options", "atomic"}, {"types"},
+    {"registry"}, {"console", "options", "atomic"}, {"types"},
 ]  # fmt: skip
 HEIGHT = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}
 

@@ -31,7 +31,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "clean": {**STREAM, "share": 0.1},
     "pretrain": STREAM,
     "data": {"dir": "", "path": "", "target": ""},
-    "eval": {"batch_size": 2048, "every": 0.1, "protocol": "clean"},
+    "eval": {"batch_size": 2048, "every": 0.1, "protocol": "clean", "scores": ()},
     "loss": {
         "beta": 0.999, "class_weight": "none", "deferred": 0.8, "gamma": 2.0, "margin": 0.35, "margin_warmup": 0.0,
         "max_margin": 0.5,
@@ -65,9 +65,11 @@ def test_keys_and_defaults_are_these():
 
 @pytest.mark.parametrize("task", sorted(data.DATASETS))
 def test_a_data_set_declares_exactly_what_its_loader_takes(task):
-    parameters = inspect.signature(data.DATASETS[task]).parameters
-    assert {name: p.default for name, p in parameters.items() if name != "seed"} == {
-        option.name: option.default for option in data.OPTIONS[task]
+    load = data.DATASETS[task]
+    parameters = dict(inspect.signature(load).parameters)
+    protocol = vars(load.__globals__["PROTOCOL"]) if parameters.pop("protocol", None) else {}
+    assert {**{name: p.default for name, p in parameters.items() if name != "seed"}, **protocol} == {
+        option.name: option.default for option in data.DATASETS.options(task, "task")
     }
 
 
@@ -75,13 +77,14 @@ def test_a_data_set_declares_exactly_what_its_loader_takes(task):
 def test_a_model_declares_its_attributes(name):
     fields = {f.name: f.default for f in dataclasses.fields(models.MODELS[name])}
     own = {name: default for name, default in fields.items() if name not in ("outputs", "parent", "name", "axis_name")}
-    assert {option.name: option.default for option in models.OPTIONS[name]} == own
+    assert {option.name: option.default for option in models.MODELS.options(name, "name")} == own
 
 
 def test_every_option_allows_its_default_and_says_what_it_does():
     sections = [config_lib.RUN, *config_lib.SECTIONS.values()]
     declared = [option for section in sections for option in section.options]
-    loose = [option for group in (data.OPTIONS, models.OPTIONS) for own in group.values() for option in own]
+    registries = (data.DATASETS, models.MODELS)
+    loose = [option for registry in registries for name in registry for option in registry.options(name, "name")]
     for option in [*declared, *loose]:
         assert option.kind.valid(option.default) or (option in loose and option.default is None), option
         assert option.help, option

@@ -21,7 +21,7 @@ from ml_collections import config_flags
 
 from mbjax import cli
 from mbjax.compare import driver
-from mbjax.compare.plan import Task
+from mbjax.compare.plan import Task, names_of
 from mbjax.methods import METHODS
 from mbjax.types import UserError
 
@@ -35,15 +35,6 @@ _JOBS = flags.DEFINE_integer("jobs", 1, "Processes.", lower_bound=1)
 _BACKEND = flags.DEFINE_string("backend", "loky", "joblib's: loky, dask or ray.")
 _SCHEDULER = flags.DEFINE_string("scheduler", "", "The address of a Dask scheduler; else this machine.")
 _SHARD = flags.DEFINE_string("shard", "", "I/N: only the I-th of N parts of the work, from 0.")
-
-
-def names_of(task: Task, text: str) -> list[str]:
-    """The names of the rows that `--methods` asks for, and of those whose runs they take."""
-    names = [n for n, row in task.rows.items() if row.family != "search"] if text == "all" else text.split(",")
-    for name in names:
-        if name not in task.rows:
-            raise UserError(f"--methods={name}: choose among all, {', '.join(task.rows)}")
-    return names + [like for name in names if (like := task.rows[name].like) and like not in names]
 
 
 def shard_of(text: str) -> tuple[int, int] | None:
@@ -69,8 +60,9 @@ def main(argv: list[str]) -> None:
     scenario = name.partition(",")[0] if name not in METHODS else ""
     task = Task(file, config_flags.get_override_values(flags.FLAGS["config"]), scenario, tune=_TUNE.value)
     out = pathlib.Path(str(_OUT.value))
+    names = names_of(task, None if _METHODS.value == "all" else _METHODS.value.split(","))
     table = driver.compare(
-        task, names=names_of(task, _METHODS.value), seeds=range(_SEEDS.value), out=out, select=_SELECT.value,
+        task, names=names, seeds=range(_SEEDS.value), out=out, select=_SELECT.value,
         jobs=_JOBS.value, backend=_BACKEND.value, scheduler=_SCHEDULER.value, shard=shard_of(_SHARD.value),
     )  # fmt: skip
     print(table)

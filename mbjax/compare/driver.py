@@ -8,8 +8,9 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import pandas as pd
 import tqdm
 
 import mbjax
@@ -17,12 +18,65 @@ from mbjax import config as config_lib
 from mbjax import data
 from mbjax.compare import figures, folders, plan, work, workers
 from mbjax.compare import table as comparison
-from mbjax.types import UserError
+from mbjax.types import Config, UserError
 
 log = logging.getLogger("mbjax")
 
 
-def compare(
+class Comparison(NamedTuple):
+    """A comparison's table, in Markdown, and the lines of its runs."""
+
+    table: str
+    lines: list[dict[str, Any]]
+
+
+def run_comparison(
+    config: Config | str,
+    dataset: plan.Source = None,
+    *,
+    out: str | os.PathLike[str],
+    rows: Sequence[str] | None = None,
+    seeds: int | Sequence[int] = 10,
+    tune: bool = True,
+    **options: Any,
+) -> pd.DataFrame:
+    """Compares methods on the same splits, and writes the table and figures.
+
+    What `out` holds already is not done again.
+
+    Args:
+      config: a configuration, or a file of `configs/`.
+      dataset: what is trained and tested on, or a function of the seed that gives it, which worker processes get by
+        pickle; if None, what the configuration names. To tune it needs a split `"validation"`.
+      out: the comparison's folder.
+      rows: of `mbjax.compare.rows.ROWS`, or of the file's own; all if None.
+      seeds: how many, or which.
+      tune: whether rows choose their settings on the validation split.
+      **options: of `complete`: `select`, `jobs`, `backend`, `scheduler`, `shard`.
+
+    Returns:
+      One row for each run that ended well: `row`, `seed`, `settings` (JSON), `seconds`, and the scores of each split,
+      such as `test_roc_auc`.
+
+    Raises:
+      UserError: see `complete`.
+
+    Example:
+      >>> runs = mbjax.run_comparison(settings, dataset, rows=("naive", "metabalance"), out="runs/mine")
+      >>> runs.groupby("row")["test_balanced_accuracy"].mean()
+    """
+    task = plan.Task(config, tune=tune, dataset=dataset)
+    chosen = range(seeds) if isinstance(seeds, int) else seeds
+    done = complete(task, names=plan.names_of(task, rows), seeds=chosen, out=pathlib.Path(out), **options)
+    return comparison.frame_of(done.lines)
+
+
+def compare(task: plan.Task, **options: Any) -> str:
+    """The table of a comparison, which it completes first; the options are those of `complete`."""
+    return complete(task, **options).table
+
+
+def complete(
     task: plan.Task,
     *,
     names: Sequence[str],
@@ -33,7 +87,7 @@ def compare(
     backend: str = "loky",
     scheduler: str = "",
     shard: tuple[int, int] | None = None,
-) -> str:
+) -> Comparison:
     """Does what is missing and writes the table and figures.
 
     Args:
@@ -49,18 +103,21 @@ def compare(
       shard: `(i, n)`: only the i-th of n parts of the work.
 
     Returns:
-      The table.
+      The table, and the runs that it is of.
 
     Raises:
       UserError: a mistake in the configuration, or data that no row can use.
     """
     plan.check_options(task, names)
-    first = config_lib.validate(task.config(names[0]))
-    loaded = data.load(first.task, seed=seeds[0], **first.data)  # mistakes show before the work
+    config = task.config(names[0])
+    config.seed = seeds[0]
+    first = config_lib.validate(config)
+    loaded = plan.load(task.dataset, first)  # mistakes show before the work
     if task.grid and "validation" not in loaded.splits:
         raise UserError(
             f"config.data.validation_share={first.data.get('validation_share')}: rows that choose their settings need "
-            "one above 0; --notune leaves them those of the configuration"
+            "one above 0, or a data set with a validation split; --notune (tune=False) leaves them those of the "
+            "configuration"
         )
     searches = [after for name in names if (after := task.rows[name].after) and after not in names]
     planned = functools.partial(plan.plan, task, [*searches, *names], seeds, data_digest=data.digest(loaded))
@@ -68,35 +125,38 @@ def compare(
     file = out / (f"results-{shard[0]}.jsonl" if shard else "results.jsonl")
     runs = plan.distinct(planned())
     pool = workers.Pool(jobs, backend, scheduler)
-    _complete(runs, out=out, file=file, pool=pool, shard=shard)
+    do_missing = functools.partial(_do_missing, out=out, file=file, pool=pool, shard=shard, source=task.dataset)
+    do_missing(runs)
     if searches:
         runs = plan.distinct(planned(found=plan.found_settings(searches, runs, read(out), seeds)))
         after = [run for run in runs if task.rows[run.row].after]
-        _complete(after, out=out, file=file, pool=pool, shard=shard)
+        do_missing(after)
     done = read(out)
     lines = [{**done[run.key], "row": run.row} for run in runs if run.key in done]
+    name = first.task if task.dataset is None else loaded.source  # the paper has no figures for data of one's own
     if runs[0].alone:
-        table = folders.make_table(lines, task=task, name=first.task, kind=loaded.kind, select=select, out=out)
+        table = folders.make_table(lines, task=task, name=name, kind=loaded.kind, select=select, out=out)
     else:
-        lines += [_adjusted(line, name) for name in names if task.rows[name].like for line in lines
-                  if line["row"] == task.rows[name].like and line["status"] == "ok"]  # fmt: skip
-        shared: dict[str, Any] = {"rows": task.rows, "task": first.task}
+        lines += [_adjusted(line, row) for row in names if task.rows[row].like for line in lines
+                  if line["row"] == task.rows[row].like and line["status"] == "ok"]  # fmt: skip
+        shared: dict[str, Any] = {"rows": task.rows, "task": name}
         table = comparison.make_table(lines, select=select, overlap=loaded.overlap, **shared)
         if any(line["status"] == "ok" for line in lines):
             figures.plot_comparison(lines, out / "comparison.png", select=select, **shared)
             figures.plot_pairs(lines, out / "pairs.png", **shared)
     (out / "table.md").write_text(table)
     (out / "times.md").write_text(comparison.make_times(lines, task.rows))
-    return table
+    return Comparison(table, lines)
 
 
-def _complete(
+def _do_missing(
     runs: Sequence[plan.Run],
     *,
     out: pathlib.Path,
     file: pathlib.Path,
     pool: workers.Pool,
     shard: tuple[int, int] | None,
+    source: plan.Source,
 ) -> None:
     """Does the runs that have not ended well yet."""
     units = plan.units_of(runs)
@@ -108,7 +168,7 @@ def _complete(
     units = [left for unit in units if (left := [run for run in unit if run.key not in ended])]
     code = _code()
     progress = tqdm.tqdm(total=sum(map(len, units)), unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-    do, lost = functools.partial(work.do, code=code, out=out), functools.partial(work.lost, code=code)
+    do, lost = functools.partial(work.do, code=code, out=out, source=source), functools.partial(work.lost, code=code)
     with progress:
         for number, lines in enumerate(pool.map(do, units, lost=lost), 1):
             append(file, lines)

@@ -8,17 +8,20 @@ import inspect
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mbjax import config as config_lib
+from mbjax import data
 from mbjax.compare.rows import GRID, ROWS, Row
 from mbjax.evaluation import metrics
 from mbjax.train import population
-from mbjax.types import Config, UserError
+from mbjax.types import Config, Dataset, UserError
 
 VALIDATION_SHARE = 0.2  # of the training part, where the configuration sets none
 SEEDS_PER_UNIT = 10
+Source = Dataset | Callable[[int], Dataset] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,20 +29,27 @@ class Task:
     """What is compared on.
 
     Attributes:
-      file: of `configs/`. Its module may have `ROWS`, names and what each changes in the configuration, in place of
-        `mbjax.compare.rows.ROWS`, and `GRID`, what every network chooses from, in place of `mbjax.compare.rows.GRID`.
+      file: of `configs/`, or a configuration itself. A file's module may have `ROWS`, names and what each changes in
+        the configuration, in place of `mbjax.compare.rows.ROWS`, and `GRID`, what every network chooses from, in place
+        of `mbjax.compare.rows.GRID`.
       overrides: what the command line changes in it.
       scenario: the part of the configuration's name before the row, such as `severe` of `configs/cifar10.py:severe`.
       tune: whether rows choose from their grids on validation data; else they have the configuration's settings.
+      dataset: what is trained and tested on, or a function of the seed that gives it; if None, what the configuration
+        names. Worker processes get it by pickle.
     """
 
-    file: str
-    overrides: Mapping[str, Any]
+    file: str | Config
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scenario: str = ""
     tune: bool = True
+    dataset: Source = None
 
     @functools.cached_property
     def module(self) -> Any:
+        if not isinstance(self.file, str):
+            config = self.file
+            return types.SimpleNamespace(get_config=lambda: config.copy_and_resolve_references())
         spec = importlib.util.spec_from_file_location("task_config", self.file)
         if spec is None or spec.loader is None or not os.path.exists(self.file):
             raise UserError(f"--config={self.file}: no such file")
@@ -67,13 +77,40 @@ class Task:
         config = self.module.get_config(word) if takes_name else self.module.get_config()
         if self.grid and config.data.get("validation_share") == 0:
             config.data.validation_share = VALIDATION_SHARE
-        config.update_from_flattened_dict(self.overrides)
-        config.update_from_flattened_dict({"method": "erm", **self.changes(name, config)})
+        config_lib.change(config, self.overrides)
+        config_lib.change(config, {"method": "erm", **self.changes(name, config)})
         return config
 
     def changes(self, name: str, config: Config) -> dict[str, Any]:
         """What defines a row, of a configuration of the task."""
         return {key: value(config) if callable(value) else value for key, value in self.rows[name].changes.items()}
+
+
+def load(source: Source, config: Config) -> Dataset:
+    """The data set of one seed's runs.
+
+    Args:
+      source: of a task, `Task.dataset`.
+      config: of a run.
+
+    Raises:
+      UserError: data that one cannot train and test on.
+    """
+    if source is None:
+        return data.load(config.task, seed=config.seed, **config.data)
+    dataset = source(config.seed) if callable(source) else source
+    data.check(dataset)
+    return dataset
+
+
+def names_of(task: Task, names: Sequence[str] | None) -> list[str]:
+    """The names of rows, all if None, and of those whose runs they take."""
+    if names is None:
+        names = [name for name, row in task.rows.items() if row.family != "search"]
+    for name in names:
+        if name not in task.rows:
+            raise UserError(f"--methods={name}: choose among all, {', '.join(task.rows)}")
+    return [*names, *(like for name in names if (like := task.rows[name].like) and like not in names)]
 
 
 def _row(name: str, changes: Mapping[str, Any]) -> Row:
@@ -171,9 +208,11 @@ def plan(
                 settings = {**(found or {})[row.after, seed], **settings}
             config = base.copy_and_resolve_references()
             if is_network:
-                config.update_from_flattened_dict(settings)
+                config_lib.change(config, settings)
             config.seed = seed
             what = {**config_lib.flatten(config.to_dict()), **fixed}
+            if not what["eval.scores"]:  # runs of before there were any keep their keys
+                del what["eval.scores"]
             text = json.dumps([what, settings], sort_keys=True, default=str)
             key = hashlib.sha256(text.encode()).hexdigest()[:16]
             runs.append(Run(name, settings, seed, config, key, row.estimator, row.balanced))

@@ -13,33 +13,33 @@ import numpy as np
 from mbjax import config as config_lib
 from mbjax import data, train
 from mbjax.compare import baselines
-from mbjax.compare.plan import Run
+from mbjax.compare.plan import Run, Source, load
 from mbjax.evaluation import evaluate, metrics
 from mbjax.train import population
 from mbjax.types import Dataset, UserError
 
 
-def do(unit: Sequence[Run], code: str, out: pathlib.Path) -> list[dict[str, Any]]:
-    """Does the runs of a unit; a run that cannot be done gets a line that says why."""
+def do(unit: Sequence[Run], code: str, out: pathlib.Path, source: Source = None) -> list[dict[str, Any]]:
+    """Does the runs of a unit, on the data of `Task.dataset`; a run that cannot be done gets a line that says why."""
     if unit[0].estimator:
-        return [_line(run, code, _fit(run)) for run in unit]
+        return [_line(run, code, _fit(run, source)) for run in unit]
     if unit[0].alone:
-        return [_line(run, code, _train_alone(run, out)) for run in unit]
+        return [_line(run, code, _train_alone(run, out, source)) for run in unit]
     lines = []
     programs: dict[str, list[Run]] = {}
     for run in unit:
         apart = {key: value for key, value in run.settings.items() if key not in population.NUMBERS}
         programs.setdefault(json.dumps(apart), []).append(run)
     for runs in programs.values():
-        lines += [_line(run, code, outcome) for run, outcome in _train(runs)]
+        lines += [_line(run, code, outcome) for run, outcome in _train(runs, source)]
     return lines
 
 
-def _train_alone(run: Run, out: pathlib.Path) -> dict[str, Any]:
+def _train_alone(run: Run, out: pathlib.Path, source: Source) -> dict[str, Any]:
     """Trains a run in its own folder, or resumes it there."""
     folder = pathlib.Path("runs", f"{run.row}-{run.key}-{run.seed}")
     try:
-        result = train.train_and_evaluate(run.config, out / folder)
+        result = train.train_and_evaluate(run.config, out / folder, source and load(source, run.config))
     except UserError as error:
         return {"status": "failed", "reason": str(error)}
     scores = {part: result[part] for part in ("validation", "test") if part in result}
@@ -53,7 +53,7 @@ def lost(unit: Sequence[Run], code: str) -> list[dict[str, Any]]:
     return [_line(run, code, {"status": "failed", "reason": reason}) for run in unit]
 
 
-def _train(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
+def _train(runs: Sequence[Run], source: Source) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Trains runs that differ in their seed and in `population.NUMBERS`. Yields each with its scores or its failure."""
     by_seed: dict[int, list[Run]] = {}
     for run in runs:
@@ -61,7 +61,7 @@ def _train(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
     built: dict[tuple[Any, ...], list[tuple[int, train.Experiment]]] = {}
     for seed, own in by_seed.items():
         try:
-            experiment = train.build(config_lib.validate(own[0].config))
+            experiment = train.build(config_lib.validate(own[0].config), source and load(source, own[0].config))
         except UserError as error:
             yield from ((run, {"status": "failed", "reason": str(error)}) for run in own)
             continue
@@ -90,20 +90,21 @@ def _train(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
                     continue
                 probabilities = {part: predict[part](state) for part in predict}
                 more = {"updates": experiment.updates, "mode": trained.mode, "seconds": round(trained.seconds, 4)}
-                yield run, _scores(experiment.dataset, probabilities) | more
+                yield run, _scores(experiment.dataset, probabilities, run.config.eval.scores) | more
 
 
-def _fit(run: Run) -> dict[str, Any]:
+def _fit(run: Run, source: Source) -> dict[str, Any]:
     try:
         valid = config_lib.validate(run.config)
-        dataset = _load(valid.task, valid.seed, json.dumps(valid.data.to_dict()))
+        options = json.dumps(valid.data.to_dict())
+        dataset = load(source, valid) if source else _load(valid.task, valid.seed, options)
         started = time.perf_counter()
         predict = baselines.fit(run.estimator, dataset, seed=run.seed, balanced=run.balanced, settings=run.settings)
         seconds = round(time.perf_counter() - started, 4)
     except UserError as error:
         return {"status": "failed", "reason": str(error)}
     probabilities = {part: predict(dataset.splits[part].x) for part in _scored(dataset)}
-    return _scores(dataset, probabilities) | {"seconds": seconds}
+    return _scores(dataset, probabilities, valid.eval.scores) | {"seconds": seconds}
 
 
 def _scored(dataset: Dataset) -> list[str]:
@@ -115,7 +116,7 @@ def _load(task: str, seed: int, options: str) -> Dataset:
     return data.load(task, seed=seed, **json.loads(options))
 
 
-def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray], further: Sequence[str]) -> dict[str, Any]:
     """The scores of both parts, as predicted and with the priors divided out."""
     counts = dataset.class_counts
     line: dict[str, Any] = {"status": "ok", "data": _describe(dataset)}
@@ -125,7 +126,7 @@ def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray]) -> dict[s
             line[prefix + "validation_halves"] = _halves(predicted["validation"], dataset.splits["validation"].y)
         for part, p in predicted.items():
             y = dataset.splits[part].y
-            line[prefix + part] = metrics.scores(p, y, majority_class=int(counts.argmax()))
+            line[prefix + part] = metrics.scores(p, y, majority_class=int(counts.argmax()), further=further)
         if (
             len(counts) == 2 and "validation" in predicted
         ):  # whatever part it is scored on, the threshold is the validation part's

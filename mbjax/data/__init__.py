@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from mbjax.data.images import cifar10, digits
 from mbjax.data.images import labelled as images
 from mbjax.data.people import celeba, faces
 from mbjax.data.tables import fraud, loan, table, tabular
-from mbjax.options import Option
+from mbjax.registry import Registry
 from mbjax.types import Dataset, UserError, count_classes
 
-DATASETS: dict[str, Callable[..., Dataset]] = {
+DATASETS = Registry[Any]("mbjax.datasets", {
     "digits": digits.load,
     "fraud": fraud.load,
     "loan": loan.load,
@@ -25,20 +25,10 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "images": images.load,
     "celeba": celeba.load,
     "faces": faces.load,
-}
+})  # fmt: skip
+"""Each task's loader, `load(*, seed, …) -> Dataset`; its options are the keys of `config.data`."""
 COMMON_OPTIONS = (sources.DIR_OPTION, sources.PATH_OPTION, tabular.TARGET_OPTION)
-OPTIONS: dict[str, tuple[Option, ...]] = {
-    "digits": digits.OPTIONS,
-    "fraud": fraud.OPTIONS,
-    "loan": loan.OPTIONS,
-    "tabular": tabular.OPTIONS,
-    "table": table.OPTIONS,
-    "cifar10": cifar10.OPTIONS,
-    "images": images.OPTIONS,
-    "celeba": celeba.OPTIONS,
-    "faces": faces.OPTIONS,
-}
-"""What each task's section `data` may hold; every section has `COMMON_OPTIONS`, whether its task uses them or not."""
+"""What every section `data` has, whether its task uses it or not."""
 
 
 def load(task: str, *, seed: int, **options: Any) -> Dataset:
@@ -56,9 +46,10 @@ def load(task: str, *, seed: int, **options: Any) -> Dataset:
     Raises:
       UserError: an unknown task, an option that the task does not take, or data that one cannot train and test on.
     """
-    if task not in DATASETS:
-        raise UserError(f"config.task={task!r}: choose one of {', '.join(DATASETS)}")
-    known = [name for name in inspect.signature(DATASETS[task]).parameters if name != "seed"]
+    loader = DATASETS.find(task, "config.task")
+    declared = [option.name for option in DATASETS.options(task, "config.task")]
+    own = [p.name for p in inspect.signature(loader).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = [name for name in dict.fromkeys([*own, *declared]) if name != "seed"]
     options = {name: value for name, value in options.items() if value is not None and value not in ("", ())}
     if "dir" not in known:  # data that ships with a library is found whatever folder is named
         options.pop("dir", None)
@@ -67,7 +58,7 @@ def load(task: str, *, seed: int, **options: Any) -> Dataset:
             raise UserError(
                 f"config.data.{name}={value!r}: task {task!r} takes no such option; it takes {', '.join(known)}"
             )
-    dataset = DATASETS[task](seed=seed, **options)
+    dataset = loader(seed=seed, **options)
     check(dataset)
     return dataset
 

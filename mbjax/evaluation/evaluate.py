@@ -1,7 +1,7 @@
 """What a model scores on whole splits: padded to full batches, the padding cut off again, nothing dropped."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -29,7 +29,13 @@ Evaluate = Callable[[TrainState], Result]
 
 
 def make_evaluators(
-    model: nn.Module, dataset: Dataset, *, batch_size: int, protocol: str = "clean", mesh: Mesh | None = None
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    protocol: str = "clean",
+    further: Sequence[str] = (),
+    mesh: Mesh | None = None,
 ) -> dict[str, Evaluate]:
     """Makes `evaluate(state) -> Result` of every split that one can score.
 
@@ -43,6 +49,7 @@ def make_evaluators(
       dataset: the splits.
       batch_size: examples that the device holds activations for at a time.
       protocol: `config.eval.protocol`, see `make_predict`.
+      further: scores of classes beside those of mbjax, `config.eval.scores`.
       mesh: where the state lies; its devices share each batch. None for the default device.
     """
     if dataset.kind == "identification":
@@ -56,7 +63,7 @@ def make_evaluators(
 
         def evaluate(state: TrainState) -> Result:
             p = predict(state)
-            scores = metrics.scores(p, split.y, majority_class=majority_class)
+            scores = metrics.scores(p, split.y, majority_class=majority_class, further=further)
             return Result(scores, {"probabilities": p, "labels": split.y})
 
         return evaluate

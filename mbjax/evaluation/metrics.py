@@ -1,12 +1,16 @@
 """Scores of predicted class probabilities. Each score has one name everywhere in mbjax."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from imblearn.metrics import geometric_mean_score
 from sklearn import metrics as sk
 
+from mbjax.registry import Registry
+
 Scores = dict[str, float | list[float]]
+SCORES = Registry[Callable[[np.ndarray, np.ndarray], float]]("mbjax.scores", {})
+"""Further scores, which `config.eval.scores` may name: `score(probabilities [n, classes], labels [n])`."""
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
@@ -39,18 +43,24 @@ def primary_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(sk.balanced_accuracy_score(labels, probabilities.argmax(1)))
 
 
-def scores(probabilities: np.ndarray, labels: np.ndarray, *, majority_class: int) -> Scores:
+def scores(
+    probabilities: np.ndarray, labels: np.ndarray, *, majority_class: int, further: Sequence[str] = ()
+) -> Scores:
     """All scores of a classifier on one split in which every class occurs.
 
     Args:
       probabilities: `[n, classes]`, rows sum to 1; of two classes, number 1 is the positive one.
       labels: class numbers, `[n]`.
       majority_class: the class with the most training examples; `minority_accuracy` is the mean over all others.
+      further: names of `SCORES`.
 
     Returns:
       `accuracy`, `balanced_accuracy`, `g_mean`, `majority_accuracy`, `minority_accuracy`, `class_accuracy` (a list),
       `log_loss`, `calibration_error`; of two classes also `roc_auc` and `average_precision`. Accuracies are shares of
-      1 at the most probable class.
+      1 at the most probable class. Further scores have their names, without the module.
+
+    Raises:
+      UserError: no such further score.
     """
     probabilities = np.asarray(probabilities, np.float64)
     classes = np.arange(probabilities.shape[1])
@@ -70,6 +80,10 @@ def scores(probabilities: np.ndarray, labels: np.ndarray, *, majority_class: int
         "class_accuracy": class_accuracy.tolist(),
         "log_loss": float(sk.log_loss(labels, probabilities, labels=classes)),
         "calibration_error": calibration_error(probabilities, labels),
+        **{
+            name.rpartition(":")[2]: float(SCORES.find(name, "config.eval.scores")(probabilities, labels))
+            for name in further
+        },
     }
 
 

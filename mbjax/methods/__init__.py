@@ -4,11 +4,11 @@ import dataclasses
 import inspect
 
 from mbjax.devices import parallel
-from mbjax.methods import erm, m2m, metabalance, reweighting
-from mbjax.methods.base import Method, Problem, Recipe, Sections, Shapes, batch_of, make_optimizer
-from mbjax.types import UserError
+from mbjax.methods import base, erm, m2m, metabalance, reweighting
+from mbjax.methods.base import Method, Problem, Recipe, Sections, Shapes, batch_of, make_optimizer, stream_section
+from mbjax.registry import Registry
 
-METHODS: dict[str, Recipe] = {
+BUILT_IN: dict[str, Recipe] = {
     "drw": erm.DRW,
     "erm": erm.ERM,
     "l2rw": reweighting.L2RW,
@@ -16,8 +16,10 @@ METHODS: dict[str, Recipe] = {
     "metabalance": metabalance.METABALANCE,
     "mw_net": reweighting.MW_NET,
 }
+METHODS = Registry("mbjax.methods", dict(BUILT_IN), lambda part: isinstance(part, Recipe) or callable(part))
 
 __all__ = [
+    "BUILT_IN",
     "METHODS",
     "Method",
     "Problem",
@@ -28,14 +30,18 @@ __all__ = [
     "build",
     "find",
     "make_optimizer",
+    "stream_section",
 ]
 
 
 def find(name: str) -> Recipe:
-    """The method's entry in `METHODS`; a UserError if there is none."""
-    if name not in METHODS:
-        raise UserError(f"config.method={name!r}: choose one of {', '.join(sorted(METHODS))}")
-    return METHODS[name]
+    """The method's entry in `METHODS`, where a function alone is a method of the stream `train`.
+
+    Raises:
+      UserError: there is no such method.
+    """
+    found = METHODS.find(name, "config.method")
+    return found if isinstance(found, Recipe) else Recipe(found, batch_of("train"), "train", {"train": base.TRAIN})
 
 
 def build(name: str, problem: Problem, sections: Sections) -> Method:

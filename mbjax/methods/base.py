@@ -11,8 +11,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from mbjax import augment, sampling
 from mbjax.devices.parallel import Parallel
-from mbjax.options import FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, choice, several
+from mbjax.options import FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, Section, choice, several
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, Params
 
@@ -135,13 +136,24 @@ class Recipe:
       streams: `streams(sections) -> {stream: shape}`, what an update takes from each stream, the last axis a batch. It
         reads the configuration alone. A stream's name is that of its section.
       epoch_stream: the stream whose passes count as epochs.
+      sections: the sections of the configuration that the method reads, its streams' among them (`stream_section`). A
+        section that others declare, too, has the options of all.
     """
 
     build: Callable[..., Method]
     streams: Callable[[Sections], Shapes]
     epoch_stream: str
+    sections: Mapping[str, Section] = dataclasses.field(default_factory=dict)
 
 
 def batch_of(*names: str) -> Callable[[Sections], Shapes]:
     """The `streams` of a method that takes one batch of each of these streams."""
     return lambda sections: {name: (sections[name]["batch_size"],) for name in names}
+
+
+def stream_section(help: str, sampler: str, batch_size: int, *more: Option) -> Section:
+    """The section of a stream: what the samplers and the augmentations declare, with its defaults, and `more`."""
+    return Section(help, (*sampling.options(sampler, batch_size), *augment.OPTIONS, *more))
+
+
+TRAIN = stream_section("what plain training (erm and its kin) reads", "natural", 24)

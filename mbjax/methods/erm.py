@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from mbjax import losses
-from mbjax.methods.base import Method, Problem, Recipe, batch_of
-from mbjax.options import SHARE, Option
+from mbjax.methods.base import TRAIN, Method, Problem, Recipe, batch_of
+from mbjax.options import SHARE, Option, Section
 from mbjax.state import TrainState
 from mbjax.types import Batch, Metrics, UserError
 
@@ -55,5 +55,10 @@ def build_drw(problem: Problem, *, loss: dict[str, Any]) -> Method:
     return Method(init=plain.init, step=step)
 
 
-ERM = Recipe(build, streams=batch_of("train"), epoch_stream="train")
-DRW = Recipe(build_drw, streams=batch_of("train"), epoch_stream="train")
+ERM = Recipe(build, streams=batch_of("train"), epoch_stream="train", sections={"train": TRAIN})
+DRW = Recipe(
+    build_drw,
+    streams=batch_of("train"),
+    epoch_stream="train",
+    sections={"train": TRAIN, "loss": Section("the loss", DRW_OPTIONS)},
+)

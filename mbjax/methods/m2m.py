@@ -15,8 +15,8 @@ import numpy as np
 import optax
 
 from mbjax import losses
-from mbjax.methods.base import Method, Problem, Recipe, batch_of, make_optimizer
-from mbjax.options import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, SHARE_INSIDE, Option
+from mbjax.methods.base import TRAIN, Method, Problem, Recipe, batch_of, make_optimizer, stream_section
+from mbjax.options import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, SHARE_INSIDE, Option, Section
 from mbjax.state import TrainState
 from mbjax.types import Batch, Metrics, ModelState, Params, UserError
 
@@ -307,4 +307,15 @@ def _at_least_1(updates: Any) -> Any:
     return jnp.maximum(updates, 1) if isinstance(updates, jax.Array) else max(int(updates), 1)
 
 
-M2M = Recipe(build_m2m, streams=batch_of("train", "pretrain"), epoch_stream="train")
+M2M = Recipe(
+    build_m2m,
+    streams=batch_of("train", "pretrain"),
+    epoch_stream="train",
+    sections={
+        "train": TRAIN,
+        "pretrain": stream_section(
+            "what m2m's first classifier, and its own training before it translates, read", "natural", 24
+        ),
+        "m2m": Section("m2m, as published for CIFAR", OPTIONS),
+    },
+)

@@ -8,8 +8,8 @@ import jax
 from mbjax import losses
 from mbjax.devices import parallel
 from mbjax.meta import make_meta_step
-from mbjax.methods.base import Method, Problem, Recipe, Sections, Shapes
-from mbjax.options import COUNT, NOT_NEGATIVE, SHARE_BELOW_1, Option, choice, unset_or
+from mbjax.methods.base import Method, Problem, Recipe, Sections, Shapes, stream_section
+from mbjax.options import COUNT, NOT_NEGATIVE, SHARE_BELOW_1, Option, Section, choice, unset_or
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics
 
@@ -25,7 +25,7 @@ OPTIONS = (  # of config.meta
     Option("warmup", 0.0, SHARE_BELOW_1, "the share of the updates, at first, that train plainly on support batches"),
 )  # fmt: skip
 SUPPORT_OPTIONS = (  # of config.support
-    Option("loss", "", unset_or(choice(losses.LOSSES), "none", unset=""),
+    Option("loss", "", unset_or(losses.LOSSES.kind, "none", unset=""),
            "the name of the support loop's loss; that of config.loss if empty"),
 )  # fmt: skip
 
@@ -85,4 +85,13 @@ def choose_chunk(init: Callable[[int], TrainState], pairs: int) -> int:
     return 1 if any(kernel.ndim > 2 for kernel in kernels) else pairs
 
 
-METABALANCE = Recipe(build, streams=streams, epoch_stream="query")
+METABALANCE = Recipe(
+    build,
+    streams=streams,
+    epoch_stream="query",
+    sections={
+        "support": stream_section("what metabalance adapts to", "natural", 24, *SUPPORT_OPTIONS),
+        "query": stream_section("what metabalance minimises the loss on after it has adapted", "under", 16),
+        "meta": Section("metabalance", OPTIONS),
+    },
+)

@@ -8,6 +8,7 @@ L2RW takes the weights straight from the gradient of it, MW-Net trains a small n
 The clean batch's loss is that of `config.loss`, too, class weights and priors of the training part included.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,8 +19,8 @@ import numpy as np
 import optax
 
 from mbjax.losses import reweighted
-from mbjax.methods.base import Method, Problem, Recipe, batch_of, learning_rate
-from mbjax.options import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, choice
+from mbjax.methods.base import TRAIN, Method, Problem, Recipe, batch_of, learning_rate, stream_section
+from mbjax.options import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, Section, choice
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
 
@@ -253,5 +254,17 @@ def make_weight_optimizer(
     return optax.chain(optax.add_decayed_weights(weight_decay), makers[optimizer]())
 
 
-L2RW = Recipe(build_l2rw, streams=batch_of("train", "clean"), epoch_stream="train")
-MW_NET = Recipe(build_mw_net, streams=batch_of("train", "clean"), epoch_stream="train")
+CLEAN = stream_section(
+    "a balanced part of the training data that l2rw and mw_net keep apart; the other streams read the rest",
+    "natural",
+    24,
+    *CLEAN_OPTIONS,
+)
+L2RW = Recipe(
+    build_l2rw, streams=batch_of("train", "clean"), epoch_stream="train", sections={"train": TRAIN, "clean": CLEAN}
+)
+MW_NET = dataclasses.replace(
+    L2RW,
+    build=build_mw_net,
+    sections={**L2RW.sections, "weight_net": Section("mw_net's network of weights", WEIGHT_NET_OPTIONS)},
+)

@@ -1,20 +1,20 @@
 """The models, by the names that `config.model.name` takes."""
 
-import dataclasses
+import inspect
 from typing import Any
 
 import flax.linen as nn
 
-from mbjax.models import cnn, mlp, resnet
 from mbjax.models.cnn import CNN
 from mbjax.models.mlp import MLP
 from mbjax.models.resnet import ResNet
-from mbjax.options import Option, choice
+from mbjax.options import Option
+from mbjax.registry import Registry
 from mbjax.types import UserError
 
-MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18": ResNet}
-NAME_OPTION = Option("name", "mlp", choice(MODELS), "which model; the other keys are its own")
-OPTIONS: dict[str, tuple[Option, ...]] = {"mlp": mlp.OPTIONS, "cnn": cnn.OPTIONS, "resnet18": resnet.OPTIONS}
+MODELS = Registry[Any]("mbjax.models", {"mlp": MLP, "cnn": CNN, "resnet18": ResNet})
+"""Each model's class, or a function that takes `outputs` and the model's options and gives a module."""
+NAME_OPTION = Option("name", "mlp", MODELS.kind, "which model; the other keys are its own")
 
 
 def build(name: str, *, outputs: int, **options: Any) -> nn.Module:
@@ -29,9 +29,8 @@ def build(name: str, *, outputs: int, **options: Any) -> nn.Module:
     Raises:
       UserError: an unknown name, or an option that the model does not have or whose value is out of range.
     """
-    if name not in MODELS:
-        raise UserError(f"config.model.name={name!r}: choose one of {', '.join(MODELS)}")
-    known = [f.name for f in dataclasses.fields(MODELS[name]) if f.name not in ("outputs", "parent", "name")]
+    model = MODELS.find(name, "config.model.name")
+    known = [option for option in inspect.signature(model).parameters if option not in ("outputs", "parent", "name")]
     for option, value in options.items():
         if option not in known and value not in (None, "", (), []):
             raise UserError(
@@ -39,4 +38,4 @@ def build(name: str, *, outputs: int, **options: Any) -> nn.Module:
             )
     # Lists become tuples, for a module is hashable; what is unset leaves the model's default.
     kept = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known and v not in (None, "")}
-    return MODELS[name](outputs=outputs, **kept)
+    return model(outputs=outputs, **kept)

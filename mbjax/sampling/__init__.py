@@ -1,7 +1,7 @@
 """Where batches come from: samplers, resamplers and a prefetching thread."""
 
 from mbjax.sampling.prefetch import prefetch
-from mbjax.sampling.samplers import SAMPLERS, make_stream, options
+from mbjax.sampling.samplers import SAMPLERS, make_stream, options, options_of
 from mbjax.sampling.stream import Stream
 
-__all__ = ["SAMPLERS", "Stream", "make_stream", "options", "prefetch"]
+__all__ = ["SAMPLERS", "Stream", "make_stream", "options", "options_of", "prefetch"]

@@ -47,24 +47,26 @@ def resample(
     classes: tuple[str, ...],
     cache_dir: Path | None,
     config_key: str,
+    factory: Callable[[], Any] | None = None,
 ) -> Split:
     """The resampled split, of the given one's dtypes and example shape; from the cache if it is there.
 
     Args:
       split: examples of any shape; the resampler sees each as one row.
-      sampler: a name of `RESAMPLERS`.
+      sampler: a name of `RESAMPLERS`, or of a resampler from elsewhere.
       strategy: imbalanced-learn's `sampling_strategy`, classes given by their numbers.
       neighbors: see `mbjax.sampling.make_stream`.
       seed: the `random_state` of a resampler that has one.
       classes: the class names, for messages.
       cache_dir: where results are kept; None for nowhere.
       config_key: the stream's place in the configuration, for messages.
+      factory: makes a resampler from elsewhere.
 
     Raises:
       UserError: a class is too small for its neighbours.
       ValueError, RuntimeError: the resampler cannot work on this data with these settings.
     """
-    resampler = _make(sampler, strategy, neighbors, seed)
+    resampler = _make(sampler, strategy, neighbors, seed, factory)
     path = None
     if cache_dir is not None:
         path = Path(cache_dir) / f"{sampler}-{_digest(split, sampler, resampler.get_params())}.npz"
@@ -89,9 +91,11 @@ def resample(
     return resampled
 
 
-def _make(sampler: str, strategy: Strategy, neighbors: int | None, seed: int) -> Any:
-    factory, neighbors_parameter = RESAMPLERS[sampler]
-    resampler = factory()
+def _make(sampler: str, strategy: Strategy, neighbors: int | None, seed: int, factory: Callable[[], Any] | None) -> Any:
+    make, neighbors_parameter = RESAMPLERS[sampler] if factory is None else (factory, None)
+    resampler = make()
+    if factory is not None:
+        neighbors_parameter = next((p for p in ("k_neighbors", "n_neighbors") if p in resampler.get_params()), None)
     settings = {"sampling_strategy": strategy, "random_state": seed}
     # The last part of a nested name: SMOTEENN does not hand its settings on to the SMOTE it was given.
     given = {p: settings[p.split("__")[-1]] for p in resampler.get_params() if p.split("__")[-1] in settings}

@@ -1,7 +1,10 @@
 """Every sampler by its name."""
 
 import ast
+import collections
 import functools
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mbjax.options import COUNT, Kind, Option, choice, unset_or
+from mbjax.registry import Registry
 from mbjax.sampling import blocked, stream
 from mbjax.sampling.resample import RESAMPLERS, resample
 from mbjax.sampling.stream import Strategy, Stream
@@ -28,8 +32,8 @@ _BLOCKED_SAMPLERS = {  # the same, of examples that are read in blocks
 }
 _STREAM_NUMBERS = {"train": 0, "support": 1, "query": 2, "clean": 3, "pretrain": 4}
 
-SAMPLERS = (*_INDEX_SAMPLERS, *RESAMPLERS)
-"""The valid names: index samplers first, then imbalanced-learn's resamplers."""
+SAMPLERS = Registry[Any]("mbjax.samplers", collections.ChainMap(RESAMPLERS, _INDEX_SAMPLERS))
+"""Index samplers, as of `mbjax.sampling.stream`, and resamplers: imbalanced-learn's, or a class with its interface."""
 
 _STRATEGIES = ("auto", "majority", "minority", "not majority", "not minority", "all")
 
@@ -61,7 +65,7 @@ STRATEGY = Kind(
 def options(sampler: str, batch_size: int) -> tuple[Option, ...]:
     """The options of a stream that decide its order, with these defaults."""
     return (
-        Option("sampler", sampler, choice(SAMPLERS), "which sampler or resampler"),
+        Option("sampler", sampler, SAMPLERS.kind, "which sampler or resampler"),
         Option("batch_size", batch_size, COUNT, "examples in a batch"),
         Option("sampling_strategy", "auto", STRATEGY,
                "as imbalanced-learn's: a name, a ratio (two classes), or counts \"{'class': 100, ...}\""),
@@ -69,6 +73,13 @@ def options(sampler: str, batch_size: int) -> tuple[Option, ...]:
                "the neighbourhood of SMOTE and the nearest-neighbour cleaners; imbalanced-learn's default if unset"),
         Option("balance", "class", choice(("class", "group")), "what the sampler balances"),
     )  # fmt: skip
+
+
+def options_of(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """What `make_stream` takes of the section of the stream `name`: its sampler, and what is the sampler's own."""
+    own = SAMPLERS.options(section["sampler"], f"config.{name}.sampler")
+    keys = {"sampler", "sampling_strategy", "neighbors", "balance"} | {option.name for option in own}
+    return {key: value for key, value in section.items() if key in keys}
 
 
 def make_stream(
@@ -83,6 +94,7 @@ def make_stream(
     classes: tuple[str, ...],
     groups: tuple[str, ...] = (),
     cache_dir: Path | None,
+    **own: Any,
 ) -> Stream:
     """The stream of examples that a sampler makes of a split.
 
@@ -98,16 +110,18 @@ def make_stream(
       balance: what is balanced, `"class"` or `"group"`; the strategy is then of groups. Resamplers take classes.
       classes: the class names in the order of the class numbers.
       groups: the group names, likewise.
-      cache_dir: where resampled data is kept from run to run; None for nowhere.
+      cache_dir: where resampled data is kept from run to run; None for nowhere. Of a resampler that is no part of mbjax
+        it is not kept.
+      **own: the sampler's own options.
 
     Raises:
       UserError: an unknown sampler; a strategy, class or resampler that does not fit the data.
     """
-    if sampler not in SAMPLERS:
-        raise UserError(f"config.{name}.sampler={sampler!r}: choose one of {', '.join(SAMPLERS)}")
+    part = SAMPLERS.find(sampler, f"config.{name}.sampler")
+    resamples = sampler in RESAMPLERS or hasattr(part, "fit_resample")
     if balance == "group" and split.group is None:
         raise UserError(f"config.{name}.balance='group': this data has no groups; choose class")
-    if sampler in RESAMPLERS and (split.group is not None or not isinstance(split.x, np.ndarray)):
+    if resamples and (split.group is not None or not isinstance(split.x, np.ndarray)):
         raise UserError(
             f"config.{name}.sampler={sampler!r} makes new examples of arrays in memory, without groups; for this data "
             f"choose one of {', '.join(_INDEX_SAMPLERS)}"
@@ -115,16 +129,19 @@ def make_stream(
     labels, names = (split.group, groups) if split.group is not None and balance == "group" else (split.y, classes)
     strategy = _strategy(sampling_strategy, names, f"config.{name}.sampling_strategy={sampling_strategy!r}")
     try:
-        if sampler in RESAMPLERS:
+        if resamples:
+            foreign = {} if sampler in RESAMPLERS else {"cache_dir": None, "factory": functools.partial(part, **own)}
             split = resample(
                 split, sampler=sampler, strategy=strategy, neighbors=neighbors, seed=seed, classes=classes,
-                cache_dir=cache_dir, config_key=name,
+                config_key=name, **{"cache_dir": cache_dir, **foreign},
             )  # fmt: skip
             labels = split.y
-        index_sampler = _INDEX_SAMPLERS.get(sampler, stream.natural)
-        if (block := getattr(split.x, "block", 1)) > 1:
+        index_sampler = stream.natural if resamples else functools.partial(part, **own)
+        if (block := getattr(split.x, "block", 1)) > 1 and sampler in _BLOCKED_SAMPLERS:
             index_sampler = functools.partial(_BLOCKED_SAMPLERS[sampler], block=block)
-        epoch_length, take = index_sampler(labels, strategy, (seed, _STREAM_NUMBERS[name]))
+        # Streams that are not mbjax's own have numbers far from those above.
+        number = _STREAM_NUMBERS.get(name, 2**32 + zlib.crc32(name.encode()))
+        epoch_length, take = index_sampler(labels, strategy, (seed, number))
     except (ValueError, RuntimeError) as error:  # imbalanced-learn's and scikit-learn's, sometimes of many lines
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(

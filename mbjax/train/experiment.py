@@ -17,8 +17,6 @@ from mbjax.devices import parallel as parallel_lib
 from mbjax.models import conv
 from mbjax.types import Config, Dataset, LossFn, Split, UserError, count_classes
 
-_SAMPLING = ("sampler", "sampling_strategy", "neighbors", "balance")  # of a stream's section, what decides its order
-
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -66,12 +64,11 @@ def make_method(
     """
 
     def loss_fn(loss: Mapping[str, Any]) -> LossFn:
-        return losses.supervised_loss(model.apply, losses.build(**loss, class_counts=class_counts))
+        own = {key: loss[key] for key in ("name", *losses.options_of(loss["name"])) if key in loss}
+        return losses.supervised_loss(model.apply, losses.build(**own, class_counts=class_counts))
 
     tx = methods.make_optimizer(**sections["optimizer"], updates=updates)
     support_loss = sections["support"]["loss"]
-    if support_loss not in ("", *losses.LOSSES):
-        raise UserError(f"config.support.loss={support_loss!r}: choose one of {', '.join(losses.LOSSES)}, or none")
     zeros = np.zeros(example.shape, np.float32 if example.dtype == np.uint8 else example.dtype)
     problem = methods.Problem(
         model, loss_fn(sections["loss"]), tx, zeros, class_counts, updates, parallel,
@@ -83,7 +80,7 @@ def make_method(
     loss_names = {stream: (stream == "support" and support_loss) or main_loss for stream in streams}
     step = augment.before(
         method.step, streams, classes=len(class_counts), image=example.ndim == 4, groups=groups,
-        with_margin=[name for name, loss in loss_names.items() if warmup and loss in losses.WITH_MARGIN],
+        with_margin=[name for name, loss in loss_names.items() if warmup and losses.has_margin(loss)],
         margin_updates=warmup * updates,
     )  # fmt: skip
     return dataclasses.replace(method, step=step)
@@ -146,7 +143,7 @@ def _make_streams(
 ) -> dict[str, sampling.Stream]:
     cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
     options = {"seed": seed, "classes": dataset.classes, "groups": dataset.groups, "cache_dir": cache_dir}
-    read = {name: {key: sections[name][key] for key in _SAMPLING} for name in parts}
+    read = {name: sampling.options_of(name, sections[name]) for name in parts}
     return {name: sampling.make_stream(parts[name], name=name, **read[name], **options) for name in parts}
 
 

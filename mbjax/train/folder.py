@@ -29,6 +29,7 @@ class Folder:
         if self.config.exists():
             old, new = (config_lib.flatten(json.loads(t)) for t in (self.config.read_text(), text))
             old = {config_lib.RENAMED.get(key, key): value for key, value in old.items()}
+            old.setdefault("eval.scores", [])  # a key of later
             elsewhere = ("data.dir", "parallel")  # what may differ on another machine
             changed = [k for k in sorted(old | new) if k not in elsewhere and old.get(k) != new.get(k)]
             if changed:

@@ -72,7 +72,7 @@ def train_and_evaluate(
         log.info("%s: %s", name, choice)
     evaluators = evaluate.make_evaluators(
         experiment.model, experiment.dataset, batch_size=valid.eval.batch_size, protocol=valid.eval.protocol,
-        mesh=experiment.method.mesh,
+        further=valid.eval.scores, mesh=experiment.method.mesh,
     )  # fmt: skip
     checkpoints = checkpoint.Checkpoints(folder.checkpoints, keep=valid.keep_checkpoints, data=content)
     with contextlib.closing(checkpoints):

@@ -3,15 +3,15 @@
 TensorFlow Datasets' `celeb_a` has attributes but no identities, so it cannot serve here.
 """
 
+import dataclasses
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mbjax.data.images.labelled import SUFFIXES
-from mbjax.data.people import faces
-from mbjax.data.people.faces import Listed, identification
+from mbjax.data.people.protocol import Listed, Protocol, identification
 from mbjax.data.sources import DIR_OPTION, data_dir
 from mbjax.options import TEXT, Option
 from mbjax.types import Dataset, UserError
@@ -24,10 +24,11 @@ _PLACES = ("", "Img", "Anno", "Eval")  # flat, or in the folders of the official
 _AGAIN = f"get it again from {ORIGIN}"
 
 
+PROTOCOL = Protocol(size=112, test_identities=1000)
 OPTIONS = (  # of config.data
     DIR_OPTION,
     Option("group", "Male", TEXT, "the attribute that makes the groups"),
-    *faces.options(size=112, test_identities=1000),
+    *PROTOCOL.options(),
 )
 
 
@@ -35,18 +36,8 @@ def load(
     *,
     seed: int,
     dir: str = "",
-    size: int = 112,
     group: str = "Male",
-    test_identities: int = 1000,
-    validation_identities: int = 0,
-    identities: int | None = None,
-    scarce_group: str = "",
-    removed_share: float = 0.9,
-    min_images: int = 2,
-    prepared: str = "",
-    in_memory_bytes: int = 256 * 2**20,
-    on_host: bool = False,
-    max_bad_share: float = 0.01,
+    **protocol: Any,
 ) -> Dataset:
     """Loads CelebA: identities held out for test, and few training images of one group.
 
@@ -57,28 +48,22 @@ def load(
     Args:
       seed: of all draws.
       dir: the data folder; see `mbjax.data.sources.data_dir`.
-      size: the images, 178×218 pixels, become `size`×`size`: the middle is kept.
       group: the attribute that makes the groups: `"Male"`, whose groups are female (number 0) and male, or another,
         whose groups are `not X` and `X`. An identity is in the group of most of its images (of a tie, in that of those
         that have the attribute), and all its images with it.
-      scarce_group: the name of the group with few training images; the first if empty, which is female.
-      max_bad_share: of the annotated images, the share that may be missing or unreadable; of the images in the folder,
-        the share that may have no annotation. They are left out, named and counted.
-      test_identities: see `mbjax.data.people.faces.identification`, as are all the others.
+      **protocol: see `mbjax.data.people.protocol.Protocol`. Of the images, 178×218 pixels, the middle is kept. Up to
+        `max_bad_share` of the annotated images may also be missing, and of the images in the folder have no annotation.
+        They are left out, named and counted.
 
     Returns:
-      As `mbjax.data.people.faces.identification`; `classes` are the numbers that CelebA gives to its identities.
+      As `mbjax.data.people.protocol.identification`; `classes` are the numbers that CelebA gives to its identities.
 
     Raises:
       UserError: a file that is missing or of another form, files that do not name the same images, or what
         `identification` raises.
     """
-    return identification(
-        read(_locate(dir), group=group, max_bad_share=max_bad_share), seed=seed, size=size,
-        test_identities=test_identities, validation_identities=validation_identities, identities=identities,
-        scarce_group=scarce_group, removed_share=removed_share, min_images=min_images, prepared=prepared,
-        in_memory_bytes=in_memory_bytes, on_host=on_host, max_bad_share=max_bad_share,
-    )  # fmt: skip
+    how = dataclasses.replace(PROTOCOL, **protocol)
+    return identification(read(_locate(dir), group=group, max_bad_share=how.max_bad_share), how, seed=seed)
 
 
 class Layout(NamedTuple):
