@@ -787,12 +787,12 @@ class TestRuns:
         out = tmp_path / "out"
         table = compare.compare(task, names=["naive", "over", "no_adaptation_query"], seeds=[0], out=out)
         lines = [json.loads(text) for text in (out / "results.jsonl").read_text().splitlines()]
-        assert len(lines) == 3 * 3  # each row with three learning rates
+        assert len(lines) == 3 * 4  # each row with four learning rates
         of_over = [line for line in lines if line["row"] == "over"]
         best = max(of_over, key=lambda line: line["validation"]["rank1_accuracy"])
-        low, high = (100 * value for value in best["test"]["rank1_accuracy_interval"])
-        assert f"| over | 1 | {100 * best['test']['rank1_accuracy']:.2f} [{low:.2f}, {high:.2f}] |" in table
-        assert f"over {best['settings']['optimizer.lr']}" in table
+        low, high = best["test"]["rank1_accuracy_interval"]
+        assert f"| over | 1 | {best['test']['rank1_accuracy']:.4f} [{low:.4f}, {high:.4f}] |" in table
+        assert f"over lr {best['settings']['optimizer.lr']} (1/1)" in table
         assert {"gap.png", "verification.png", "runs"} <= {path.name for path in out.iterdir()}
         result = json.loads((out / best["folder"] / "result.json").read_text())
         assert result["test"] == best["test"]
@@ -800,4 +800,4 @@ class TestRuns:
         np.testing.assert_array_equal(line.get_ydata(), best["test"]["roc"]["true_accept_rates"])
         again = compare.compare(task, names=["naive", "over", "no_adaptation_query"], seeds=[0], out=out)
         assert again == table
-        assert len((out / "results.jsonl").read_text().splitlines()) == 9  # nothing was left to do
+        assert len((out / "results.jsonl").read_text().splitlines()) == 12  # nothing was left to do
