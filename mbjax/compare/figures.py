@@ -29,7 +29,11 @@ def plot_comparison(
     figure = Figure(figsize=(8, 0.27 * len(names) + 1.4), layout="constrained")
     axes: Axes = figure.subplots()
     labelled = set()
+    left = _left_limit(by_name.mean()[names].to_numpy())
     for place, name in enumerate(names):
+        if left is not None and by_name.mean()[name] < left:
+            axes.annotate(f"◂ {by_name.mean()[name]:.3f}", (left, place), fontsize=8, va="center", clip_on=False)
+            continue
         family = rows[name].family
         label = None if family in labelled else family.replace("metabalance", "MetaBalance")
         labelled.add(family)
@@ -44,9 +48,17 @@ def plot_comparison(
     axes.set_yticks(range(len(names)), [rows[name].title for name in names], fontsize=8)
     title = f"{task}; settings chosen on {select}"
     axes.set(xlabel=f"test {TITLES[score]}, mean ± s.e.", title=title)
+    axes.set_xlim(left=left)
     axes.legend(frameon=False, fontsize=8, loc="best")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(file, dpi=150)
+
+
+def _left_limit(means: np.ndarray) -> float | None:
+    """Where the axis of scores begins, if rows that have failed would press the others together."""
+    low, middle = np.quantile(means, [0.25, 0.5])
+    limit = middle - 8 * (middle - low)
+    return float(limit) if means.min() < limit else None
 
 
 def plot_pairs(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, rows: Mapping[str, Row], task: str) -> bool:
