@@ -132,6 +132,7 @@ def _predict(arguments: Sequence[str]) -> None:
     predictor = load(options.run)
     X = options.input if len(options.input) > 1 else options.input[0]
     with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"mbjax: warning: {message}", file=sys.stderr)
         rows = write_scores(predictor, X, options.out, priors=_priors(options.priors), progress=True)
     print(f"{rows:,} rows in {options.out}")

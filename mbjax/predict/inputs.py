@@ -40,7 +40,7 @@ def chunks(X: Any, preprocessing: Preprocessing, *, progress: bool = False) -> I
     if isinstance(X, Path):
         if X.suffix.lower() in labelled.SUFFIXES:
             X = [X]
-        elif isinstance(preprocessing, TableColumns):
+        elif isinstance(preprocessing, TableColumns) and X.suffix != ".npy":
             yield from _with_bar(tables.read(X, preprocessing, rows=ROWS), tables.count_rows(X), "row", progress)
             return
         else:

@@ -111,8 +111,8 @@ def from_frame(
     """Splits a table and turns its columns into features, learning everything from the training part alone.
 
     Numbers, also where a file has blanks among them: missing values become the median; then mean 0 and variance 1.
-    Bools, strings and categories: missing
-    values become the most frequent one; then a feature for each value, all zero where a value is unseen in training.
+    Bools, strings and categories: missing values become the most frequent one; then a feature for each value, all zero
+    where a value is unseen in training.
     Left out, with a note: columns without a value in the training part, strings that name the row (more than
     `MAX_CATEGORIES` values, and more than half as many as rows), and types that are neither (dates).
 
