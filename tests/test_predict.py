@@ -1,6 +1,7 @@
 """The model that predicts: the path of a new row is that of training's, whatever brings it."""
 
 import json
+import os
 import pathlib
 import pickle
 import shutil
@@ -18,13 +19,13 @@ from PIL import Image
 
 import mbjax
 from mbjax import config as config_lib
-from mbjax import models, train
-from mbjax.data import splits
+from mbjax import data, models, train
+from mbjax.data import sources, splits
 from mbjax.data.arrays import Arrays
 from mbjax.data.tables import tabular
 from mbjax.data.tables.columns import TableColumns
 from mbjax.evaluation.decisions import Decision
-from mbjax.predict import Predictor, files
+from mbjax.predict import Predictor, files, inputs, tables
 from mbjax.predict.__main__ import main
 from mbjax.types import UserError
 
@@ -494,3 +495,70 @@ class TestCommand:
         pd.testing.assert_frame_equal(scores[list(frame)], frame, check_dtype=False)
         expected = small().predict_proba(frame[["a", "b", "c"]], {"yes": 0.01})
         np.testing.assert_allclose(scores[["probability_no", "probability_yes"]], expected, atol=1e-6)
+
+
+REAL_TABLES: dict[str, dict[str, Any]] = {
+    "stroke.csv": {"target": "stroke", "drop": ("id",)},
+    "telco_churn.csv": {"target": "Churn", "drop": ("customerID",)},
+    "ai4i2020.csv": {
+        "target": "Machine failure", "drop": ("UDI", "Product ID", "TWF", "HDF", "PWF", "OSF", "RNF"),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.skipif("MBJAX_DATA_DIR" not in os.environ, reason="no $MBJAX_DATA_DIR")
+@pytest.mark.parametrize("name", REAL_TABLES)
+def test_held_back_rows_of_real_tables_become_the_features_of_the_run(name, tmp_path):
+    dataset = data.load("tabular", seed=1, path=name, **REAL_TABLES[name])
+    frame = tabular.read_table(sources.find(name))
+    y, _, _ = splits.encode_labels(frame[REAL_TABLES[name]["target"]])
+    frame.iloc[splits.split_indices(y, seed=1)["test"]].to_csv(tmp_path / "held.csv", index=False)
+    columns = TableColumns.from_dict(json.loads(json.dumps(dataset.preprocessing.to_dict())))
+    with warnings.catch_warnings(action="error"):  # what was left out by name is no surprise
+        chunks = [x for _, x in tables.read(tmp_path / "held.csv", columns, rows=333)]
+    assert np.array_equal(np.concatenate(chunks), dataset.test.x)
+    if name == "telco_churn.csv":  # blanks for numbers
+        assert "TotalCharges" in [number.name for number in columns.numbers]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_table_out_of_core_keeps_what_makes_its_features(tmp_path, ending):
+    frame = people(3000).assign(town=lambda f: np.where(f.index < 20, "Rare", f["town"]))
+    frame["income"] = pd.to_numeric(frame["income"], errors="coerce")
+    file = tmp_path / f"people.{ending}"
+    frame.to_csv(file, index=False) if ending == "csv" else frame.to_parquet(file)
+    options = {"path": str(file), "target": "ill", "drop": ("id",), "prepared": str(tmp_path / "arrays")}
+    dataset = data.load("table", seed=0, test_share=0.3, **options)
+    columns = TableColumns.from_dict(json.loads(json.dumps(dataset.preprocessing.to_dict())))
+    x = np.concatenate([x for _, x in tables.read(file, columns, rows=700)])
+    both = np.concatenate([dataset.train.x[:], dataset.test.x[:]])
+    assert len(both) == len(x) == 3000
+    order = lambda a: a[np.lexsort(a.T)]  # noqa: E731 - the split is by blocks
+    assert np.array_equal(order(both), order(x))
+
+
+def test_arrays_out_of_core_are_scaled_alike(tmp_path):
+    raw = np.random.default_rng(0).normal(5, 3, (600, 3)).astype(np.float32)
+    raw[::7, 1] = np.nan
+    np.save(tmp_path / "x.npy", raw)
+    np.save(tmp_path / "y.npy", np.arange(600) % 2)
+    dataset = data.load("table", seed=0, path=str(tmp_path), test_share=0.4)
+    columns = dataset.preprocessing
+    model = of_network({"name": "mlp", "hidden": (4,)}, columns, 3)
+    (_, x), *_ = inputs.chunks(tmp_path / "x.npy", columns)
+    order = lambda a: a[np.lexsort(a.T)]  # noqa: E731
+    assert np.array_equal(order(x), order(np.concatenate([dataset.train.x[:], dataset.test.x[:]])))
+    assert model.predict_proba(tmp_path / "x.npy").shape == (600, 2)
+
+
+class TestReleasedFormats:
+    """A model that format 1 wrote, with what it gave then; the files stay as they are."""
+
+    @pytest.mark.parametrize("name", ["table_1"])
+    def test_still_load_and_give_the_same(self, name):
+        model = mbjax.load(FIXTURES / name)
+        rows = pd.read_csv(FIXTURES / name / "rows.csv")
+        X = rows[["age", "income", "town", "member"]]
+        np.testing.assert_allclose(model.predict_proba(X)[:, 1], rows["probability_yes"], atol=1e-6)
+        np.testing.assert_allclose(model.predict_proba(X, priors="raw")[:, 1], rows["raw_yes"], atol=1e-6)
+        assert model.predict(X).tolist() == rows["decision"].tolist()
