@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from sklearn import metrics as sk
 from mbjax.options import POSITIVE, SHARE, Kind, Option, choice, unset_or
 from mbjax.types import UserError
 
+log = logging.getLogger("mbjax")
 METRICS = ("balanced_accuracy", "f_beta", "precision", "recall")
 
 
@@ -57,17 +59,10 @@ def choose(
       probabilities: of class 1, `[n]`.
       labels: 0 or 1, both there, `[n]`.
       metric: `"balanced_accuracy"`, or `"f_beta"`; or what is to be kept: `"precision"` with the highest recall that
-        has it, or `"recall"` with the highest precision.
+        has it, or `"recall"` with the highest precision. A precision that no threshold has is the highest there is.
       beta: of F-beta: recall counts `beta` times as much as precision.
       keep: the precision or recall to keep.
-
-    Raises:
-      UserError: a metric without the number to keep, or a precision that no threshold reaches.
     """
-    if metric not in METRICS:
-        raise UserError(f"config.decision.metric={metric!r}: choose one of {', '.join(METRICS)}, or none")
-    if metric in ("precision", "recall") and keep is None:
-        raise UserError(f"config.decision.metric={metric!r}: say how much to keep with --config.decision.keep=0.9")
     scores, y = np.asarray(probabilities, np.float64), np.asarray(labels)
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # the last of each score, from the highest
@@ -81,11 +76,12 @@ def choose(
         value = np.where(recall >= keep, precision, -1)
     else:
         value = np.where(precision >= keep, recall, -1)
-        if value.max() < 0:
-            raise UserError(
-                f"config.decision.keep={keep}: no threshold has this precision on validation data, the highest is "
-                f"{precision.max():.4f}"
-            )
+        if value.max() < 0:  # the run is trained: better the nearest than none
+            log.warning(
+                "config.decision.keep=%s: no threshold has this precision in validation; %.4f, the highest, is taken",
+                keep, precision.max(),
+            )  # fmt: skip
+            value = precision
     best = int(value.argmax())
     here = scores[order][last[best]]
     below = scores[order][last[best] + 1] if best + 1 < len(last) else here
@@ -125,6 +121,35 @@ def read_costs(costs: Any, classes: Sequence[str]) -> tuple[tuple[float, ...], .
     return tuple(map(tuple, matrix.tolist()))
 
 
+def check(section: Mapping[str, Any], classes: Sequence[str], *, validation: bool) -> None:
+    """Looks at `config.decision` before anything is trained.
+
+    Args:
+      section: the options below.
+      classes: the class names.
+      validation: whether there is a validation part.
+
+    Raises:
+      UserError: options that contradict one another, or that need what is not there.
+    """
+    metric, costs = section["metric"], section["costs"]
+    if costs:
+        read_costs(costs, classes)
+    if not metric:
+        return
+    shown = f"config.decision.metric={metric!r}"
+    if metric not in METRICS:
+        raise UserError(f"{shown}: choose one of {', '.join(METRICS)}, or none")
+    if costs:
+        raise UserError(f"{shown} and config.decision.costs: choose one of them")
+    if len(classes) != 2:
+        raise UserError(f"{shown} is for two classes, not {len(classes)}: give costs")
+    if metric in ("precision", "recall") and section["keep"] is None:
+        raise UserError(f"{shown}: say how much to keep with --config.decision.keep=0.9")
+    if not validation:
+        raise UserError(f"{shown}: the threshold is chosen on validation data; set --config.data.validation_share=0.2")
+
+
 def decide(
     section: Mapping[str, Any], classes: Sequence[str], validation: tuple[np.ndarray, np.ndarray] | None
 ) -> Decision:
@@ -136,24 +161,16 @@ def decide(
       validation: calibrated probabilities `[n, classes]` and labels `[n]` of the validation part, if there is one.
 
     Raises:
-      UserError: options that contradict one another, or that need what is not there.
+      UserError: see `check`.
     """
-    metric, costs = section["metric"], section["costs"]
-    if costs:
-        if metric:
-            raise UserError(f"config.decision.metric={metric!r} and config.decision.costs: choose one of them")
-        return Decision("costs", costs=read_costs(costs, classes))
-    if not metric:
+    check(section, classes, validation=validation is not None)
+    if section["costs"]:
+        return Decision("costs", costs=read_costs(section["costs"], classes))
+    if not section["metric"] or validation is None:
         return Decision()
-    if len(classes) != 2:
-        raise UserError(f"config.decision.metric={metric!r} is for two classes, not {len(classes)}: give costs")
-    if validation is None:
-        raise UserError(
-            f"config.decision.metric={metric!r}: the threshold is chosen on validation data; set "
-            "--config.data.validation_share=0.2"
-        )
     p, labels = validation
-    return Decision("threshold", choose(p[:, 1], labels, metric=metric, beta=section["beta"], keep=section["keep"]))
+    options = {name: section[name] for name in ("metric", "beta", "keep")}
+    return Decision("threshold", choose(p[:, 1], labels, **options))
 
 
 def scores(

@@ -100,7 +100,7 @@ def load(folder: str | os.PathLike[str]) -> Predictor:
 def _read_about(file: Path) -> dict[str, Any]:
     try:
         about = json.loads(file.read_text())
-        version = about["format"]
+        version = int(about["format"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{file} is cut off or damaged: copy it again, or train again") from None
     if version > FORMAT:

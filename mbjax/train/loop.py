@@ -20,7 +20,7 @@ from mbjax import config as config_lib
 from mbjax import data, report
 from mbjax.devices import hosts
 from mbjax.devices import parallel as parallel_lib
-from mbjax.evaluation import evaluate, metrics
+from mbjax.evaluation import decisions, evaluate, metrics
 from mbjax.state import TrainState
 from mbjax.train import checkpoint
 from mbjax.train.experiment import Experiment, build, chosen
@@ -64,6 +64,9 @@ def train_and_evaluate(
     if hosts.any_of(hosts.is_primary() and folder.result.exists()):
         return _finished(folder, dataset)
     experiment = build(valid, dataset)
+    if experiment.dataset.kind == "classification":
+        validated = "validation" in experiment.dataset.splits
+        decisions.check(experiment.sections["decision"], experiment.dataset.classes, validation=validated)
     content = data.digest(experiment.dataset, ["train"])
     hosts.check_equal(content, "training data")
     for note in experiment.dataset.notes:
