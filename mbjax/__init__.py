@@ -12,15 +12,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mbjax.compare import run_comparison
     from mbjax.meta import make_meta_step
+    from mbjax.predict import Predictor, load
     from mbjax.state import TrainState
     from mbjax.train import train_and_evaluate
     from mbjax.types import Dataset, Split, UserError
 
 __all__ = [
     "Dataset",
+    "Predictor",
     "Split",
     "TrainState",
     "UserError",
+    "load",
     "make_meta_step",
     "run_comparison",
     "train_and_evaluate",
@@ -28,9 +31,11 @@ __all__ = [
 
 _HOMES = {
     "Dataset": "mbjax.types",
+    "Predictor": "mbjax.predict",
     "Split": "mbjax.types",
     "TrainState": "mbjax.state",
     "UserError": "mbjax.types",
+    "load": "mbjax.predict",
     "make_meta_step": "mbjax.meta",
     "run_comparison": "mbjax.compare",  # not `compare`: that is the package, and its command
     "train_and_evaluate": "mbjax.train",

@@ -97,6 +97,8 @@ class Dataset:
       overlap: where the seed draws the test part: its size over that of the pool that the other parts are drawn from;
         0 where the test part is the same for every seed. Scores of seeds whose parts overlap are correlated, and
         `mbjax.report.tables.paired_difference` widens its intervals by this.
+      preprocessing: what was learned of the inputs and makes features of raw ones: `mbjax.data.preprocessing` has the
+        kinds. None where the examples are taken as they are.
     """
 
     splits: Mapping[str, Split]
@@ -107,6 +109,7 @@ class Dataset:
     kind: Literal["classification", "identification"] = "classification"
     scored: Mapping[str, Split] = dataclasses.field(default_factory=dict)
     overlap: float = 0.0
+    preprocessing: Any = None
 
     @property
     def train(self) -> Split:

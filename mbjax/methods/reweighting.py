@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mbjax.losses import reweighted
-from mbjax.methods.base import TRAIN, Method, Problem, Recipe, batch_of, learning_rate, stream_section
+from mbjax.losses import prior_factor, reweighted
+from mbjax.methods.base import TRAIN, Method, Problem, Recipe, Sections, batch_of, learning_rate, stream_section
 from mbjax.options import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, Section, choice
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
@@ -254,6 +254,11 @@ def make_weight_optimizer(
     return optax.chain(optax.add_decayed_weights(weight_decay), makers[optimizer]())
 
 
+def priors(sections: Sections, shares: Mapping[str, np.ndarray], class_counts: np.ndarray) -> np.ndarray:
+    """Those of the clean part, for whose loss the examples are weighted."""
+    return shares["clean"] * prior_factor(sections["loss"], class_counts)
+
+
 CLEAN = stream_section(
     "a balanced part of the training data that l2rw and mw_net keep apart; the other streams read the rest",
     "natural",
@@ -261,7 +266,11 @@ CLEAN = stream_section(
     *CLEAN_OPTIONS,
 )
 L2RW = Recipe(
-    build_l2rw, streams=batch_of("train", "clean"), epoch_stream="train", sections={"train": TRAIN, "clean": CLEAN}
+    build_l2rw,
+    streams=batch_of("train", "clean"),
+    epoch_stream="train",
+    priors=priors,
+    sections={"train": TRAIN, "clean": CLEAN},
 )
 MW_NET = dataclasses.replace(
     L2RW,

@@ -43,5 +43,5 @@ class CNN(nn.Module):
         for layer, channels in enumerate(self.channels):
             x = Conv(channels, stride=1 if layer == 0 else 2, dtype=str(x.dtype), conv=self.conv)(x)
             x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)(x))
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)  # a length of its own would not export a batch of any size
         return x if features else make_head(self.head, self.outputs)(x)

@@ -51,7 +51,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Logits `[n, outputs]` of features `[n, ...]`, which are flattened."""
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)  # a length of its own would not export a batch of any size
         for units, rate in zip(self.hidden, self.dropout or (0,) * len(self.hidden), strict=True):
             x = nn.relu(nn.Dense(units)(x))
             if rate:

@@ -43,6 +43,11 @@ class Stream:
         """What goes with `x`: `"y"` and, if there are groups, `"group"`."""
         return {"y": self.y} if self.group is None else {"y": self.y, "group": self.group}
 
+    def class_shares(self, classes: int, most: int = 2**20) -> np.ndarray:
+        """The classes' shares of an epoch, or of its first `most` examples, `[classes]`."""
+        counts = np.bincount(self.y[self.take(0, min(self.epoch_length, most))], minlength=classes)
+        return counts / counts.sum()
+
     def indices(self, step: int, steps: int, shape: tuple[int, ...]) -> np.ndarray:
         """What the updates `step` … `step + steps - 1` read.
 

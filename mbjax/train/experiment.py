@@ -32,6 +32,7 @@ class Experiment:
       streams: where its batches come from.
       shapes: what an update takes from each stream.
       updates: of the whole run.
+      recipe: what the method was built from.
     """
 
     dataset: Dataset
@@ -43,6 +44,7 @@ class Experiment:
     streams: Mapping[str, sampling.Stream]
     shapes: methods.Shapes
     updates: int
+    recipe: methods.Recipe
 
 
 def make_method(
@@ -118,7 +120,7 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     example = np.zeros((1, *dataset.train.x.shape[1:]), dataset.train.x.dtype)
     make = functools.partial(make_method, config.method, model=model, example=example, groups=bool(dataset.groups))
     method = make(sections=sections, class_counts=class_counts, updates=updates, parallel=config.parallel)
-    return Experiment(dataset, model, sections, make, class_counts, method, streams, shapes, updates)
+    return Experiment(dataset, model, sections, make, class_counts, method, streams, shapes, updates, recipe)
 
 
 def cut(dataset: Dataset, streams: Iterable[str], clean_share: float, *, seed: int) -> dict[str, Split]:

@@ -47,6 +47,7 @@ def load(
         source=path.name,
         seed=seed,
         scale=["Amount"],
+        dropped=["Time"],
         groups=groups,
         notes=[f"{path.name}, {rows:,} rows, {frauds} frauds{part}"],
         **shares,

@@ -35,4 +35,4 @@ def load(
     path = find("loan_data.csv", dir)
     frame = read_official(path, [*FEATURES, TARGET])
     shares = {"test_share": test_share, "validation_share": validation_share, "stratify": stratify}
-    return from_frame(frame, TARGET, source=path.name, seed=seed, **shares)
+    return from_frame(frame, TARGET, source=path.name, seed=seed, dropped=["purpose"], **shares)

@@ -21,9 +21,10 @@ from mbjax import atomic
 from mbjax.data.sources import DIR_OPTION, PATH_OPTION, find_own
 from mbjax.data.splits import VALIDATION_SHARE
 from mbjax.data.tables import table_files, table_reader
+from mbjax.data.tables.columns import Category, Number, TableColumns
 from mbjax.data.tables.table_reader import Rows, Scaling, Table
-from mbjax.data.tables.tabular import DROP_OPTION, TARGET_OPTION, listed
-from mbjax.options import NUMBER, TEXT, WHOLE, Option
+from mbjax.data.tables.tabular import DROP_OPTION, TARGET_OPTION
+from mbjax.options import NUMBER, TEXT, WHOLE, Option, listed
 from mbjax.types import Dataset, Split, UserError, count_classes
 
 log = logging.getLogger("mbjax")
@@ -106,7 +107,10 @@ def load(
         scored["train"] = Split(Rows(table, scaling, parts["train"][some]), few)
         notes.append(f"of the training part {len(few):,} rows are scored, in blocks evenly spread")
     overlap = len(splits["test"]) / (len(table) - len(splits["test"]))
-    return Dataset(splits, classes, folder.name, notes=tuple(notes), scored=scored, overlap=overlap)
+    return Dataset(
+        splits, classes, folder.name, notes=tuple(notes), scored=scored, overlap=overlap,
+        preprocessing=columns.learned(scaling),
+    )  # fmt: skip
 
 
 def _arrays_of(path: str, *, target: str, dir: str, drop: Sequence[str], prepared: str) -> Path:
@@ -136,6 +140,30 @@ class Columns(NamedTuple):
     plain: np.ndarray  # [features], bool
     classes: tuple[str, ...]  # empty if it does not say
     notes: tuple[str, ...]
+    raw: tuple[dict[str, Any], ...]  # the columns of the file that the arrays were made of; see `table_files.prepare`
+    ignored: tuple[str, ...]  # of its columns: the target and those left out by name
+
+    def learned(self, scaling: Scaling) -> TableColumns:
+        """What makes features of the file's raw columns, or, where the arrays are the user's own, of these features."""
+        number = lambda place, name: Number(  # noqa: E731
+            name, float((scaling.fill if self.plain[place] else scaling.shift)[place]), float(scaling.shift[place]),
+            1.0, float(scaling.factor[place]),
+        )  # fmt: skip
+        if not self.raw:
+            numbers = tuple(number(place, name) for place, name in enumerate(self.names))
+            return TableColumns(self.names, numbers, (), dtype="float32")
+        numbers, categories, place = [], [], 0
+        for column in self.raw:
+            if column["places"] is None:
+                numbers.append(number(place, column["name"]))
+                place += 1
+                continue
+            # A feature that no training row has is zero everywhere.
+            places = {v: p if p >= 0 and scaling.factor[place + p] else -1 for v, p in column["places"].items()}
+            categories.append(Category(column["name"], column["width"], places))
+            place += column["width"]
+        names = tuple(column["name"] for column in self.raw)
+        return TableColumns(names, tuple(numbers), tuple(categories), self.ignored, dtype="float32")
 
 
 def _columns(file: Path, features: int) -> Columns:
@@ -143,7 +171,9 @@ def _columns(file: Path, features: int) -> Columns:
     if file.exists():
         try:
             about = {
-                key: tuple(map(str, value)) for key, value in json.loads(file.read_text()).items() if key != "digest"
+                key: tuple(value if key == "columns" else map(str, value))
+                for key, value in json.loads(file.read_text()).items()
+                if key != "digest"
             }
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise UserError(f"{file} cannot be read ({error}): mend it, or remove it if names do not matter") from None
@@ -153,7 +183,8 @@ def _columns(file: Path, features: int) -> Columns:
     plain = about.get("plain", ())
     if unknown := [name for name in plain if name not in names]:
         raise UserError(f"{file}: {unknown[0]!r} in plain is none of the names")
-    return Columns(names, np.isin(names, plain), about.get("classes", ()), about.get("notes", ()))
+    known = [about.get(key, ()) for key in ("classes", "notes", "columns", "ignored")]
+    return Columns(names, np.isin(names, plain), *known)
 
 
 def _labels(file: Path, rows: int, classes: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...], list[str]]:

@@ -16,7 +16,8 @@ from pyarrow import compute, csv
 
 from mbjax import atomic
 from mbjax.data.splits import encode_labels
-from mbjax.data.tables.tabular import MAX_CATEGORIES, check_columns
+from mbjax.data.tables.columns import MAX_CATEGORIES
+from mbjax.data.tables.tabular import check_columns
 from mbjax.types import UserError
 
 log = logging.getLogger("mbjax")
@@ -53,6 +54,13 @@ class _Column(NamedTuple):
     plain: bool
     values: pa.Array | None = None
     places: np.ndarray | None = None
+
+    def described(self) -> dict[str, Any]:
+        """For `columns.json`: a number's places are None, a category's the feature of each value."""
+        if self.values is None or self.places is None:
+            return {"name": self.name, "width": 1, "places": None}
+        places = dict(zip(self.values.to_pylist(), self.places[:-1].tolist(), strict=True))
+        return {"name": self.name, "width": len(self.features), "places": places}
 
 
 def prepare(place: Path, folder: Path, *, target: str, drop: Sequence[str]) -> None:
@@ -148,7 +156,10 @@ def _write(part: Path, files: list[Path], name: str, *, target: str, drop: Seque
     if written != rows:
         raise UserError(f"{name} changed while it was read")
     plain = [feature for column in columns if column.plain for feature in column.features]
-    return {"names": names, "plain": plain, "classes": labels.classes, "notes": [*labels.notes, *notes]}
+    return {
+        "names": names, "plain": plain, "classes": labels.classes, "notes": [*labels.notes, *notes],
+        "columns": [column.described() for column in columns], "ignored": [target, *drop],
+    }  # fmt: skip
 
 
 def _header(stream: Any, dtype: str, shape: tuple[int, ...]) -> None:
