@@ -70,11 +70,14 @@ class Split:
         is read batch by batch.
       y: class numbers, `[n]`, int32; of a table of many millions any integers.
       group: numbers of the groups that a method may balance and a score may compare, `[n]`, int32, if there are any.
+      weight: how many examples each one stands for, `[n]`, float32, above 0; one each if None. Of the training part
+        only: samplers that read examples by index take it into account, resamplers refuse it.
     """
 
     x: Any  # np.ndarray | HostArray, which no type checker can tell apart where only arrays come
     y: np.ndarray
     group: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)

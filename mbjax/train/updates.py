@@ -138,7 +138,12 @@ def _read(stream: sampling.Stream, count: int, rows: np.ndarray) -> np.ndarray |
     x = stream.x[rows[:count]]
     if count < len(rows):
         x = np.concatenate([x, np.zeros((len(rows) - count, *x.shape[1:]), x.dtype)])
-    return {"x": x, **{name: labels[rows].astype(np.int32) for name, labels in stream.labels.items()}}
+    return {"x": x, **{name: _narrow(labels[rows]) for name, labels in stream.labels.items()}}
+
+
+def _narrow(labels: np.ndarray) -> np.ndarray:
+    """Class and group numbers as int32, whatever integers a table of many millions keeps; weights as they are."""
+    return labels if labels.dtype == np.float32 else labels.astype(np.int32)
 
 
 def on_device(streams: Mapping[str, sampling.Stream], mesh: jax.sharding.Mesh | None = None) -> dict[str, Examples]:
