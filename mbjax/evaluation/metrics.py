@@ -74,6 +74,20 @@ def scores(probabilities: np.ndarray, labels: np.ndarray, *, majority_class: int
     }
 
 
+def balanced_log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over the classes that occur of each one's mean log loss, so that rare classes count as much as common.
+
+    Args:
+      probabilities: `[n, classes]`, rows sum to 1.
+      labels: class numbers, `[n]`.
+    """
+    p = np.asarray(probabilities, np.float64)[np.arange(len(labels)), labels]
+    losses = -np.log(np.maximum(p, 1e-15))
+    counts = np.bincount(labels)
+    means = np.bincount(labels, weights=losses)[counts > 0] / counts[counts > 0]
+    return float(means.mean())
+
+
 def adjust_priors(probabilities: np.ndarray, priors: np.ndarray) -> np.ndarray:
     """Divides the training priors out: `p_c / π_c`, normalised (section 6 of the paper; Richard and Lippmann 1991).
 

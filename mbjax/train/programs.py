@@ -95,6 +95,12 @@ def replaced(sections: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[st
     return new
 
 
+def value(sections: Mapping[str, Any], key: str) -> Any:
+    """What the sections hold under `"section.key"`."""
+    section, _, name = key.partition(".")
+    return sections[section][name]
+
+
 def examples(experiment: Experiment) -> dict[str, dict[str, np.ndarray]]:
     """Each stream's examples, padded to a power of two: training parts differ in size, and programs by shape."""
     return {
