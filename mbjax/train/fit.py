@@ -1,4 +1,4 @@
-"""Training in memory: no folder and no checkpoints, but early stopping, and programs that fits of the same shapes share."""
+"""Training in memory: no folder, no checkpoints, but early stopping, and programs that fits of equal shapes share."""
 
 import contextlib
 import dataclasses
