@@ -11,17 +11,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mbjax.meta import make_meta_step
+    from mbjax.predict import Predictor, load
     from mbjax.state import TrainState
     from mbjax.train import train_and_evaluate
     from mbjax.types import Dataset, Split, UserError
 
-__all__ = ["Dataset", "Split", "TrainState", "UserError", "make_meta_step", "train_and_evaluate"]
+__all__ = ["Dataset", "Predictor", "Split", "TrainState", "UserError", "load", "make_meta_step", "train_and_evaluate"]
 
 _HOMES = {
     "Dataset": "mbjax.types",
+    "Predictor": "mbjax.predict",
     "Split": "mbjax.types",
     "TrainState": "mbjax.state",
     "UserError": "mbjax.types",
+    "load": "mbjax.predict",
     "make_meta_step": "mbjax.meta",
     "train_and_evaluate": "mbjax.train",
 }

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_dict
 
 from mbjax import augment, data, losses, models, sampling
 from mbjax.devices.parallel import Parallel
+from mbjax.evaluation import decisions
 from mbjax.methods import METHODS, erm, m2m, metabalance, reweighting
 from mbjax.methods import base as method_base
 from mbjax.options import (
@@ -74,6 +75,7 @@ SECTIONS: dict[str, Section] = {
     "m2m": Section("m2m, as published for CIFAR", m2m.OPTIONS),
     "loss": Section("the loss", (*losses.OPTIONS, *erm.DRW_OPTIONS)),
     "optimizer": Section("SGD", method_base.OPTIMIZER_OPTIONS),
+    "decision": Section("how the trained model decides", decisions.OPTIONS),
     "eval": Section("evaluation", (
         Option("every", 0.1, POSITIVE, "evaluations and checkpoints: a share of the updates, or a number if ≥ 1"),
         Option("batch_size", 2048, COUNT, "examples in a batch"),
@@ -97,6 +99,14 @@ def base() -> Config:
 
 def _defaults(options: Collection[Option]) -> dict[str, Any]:
     return {o.name: config_dict.placeholder(o.kind.holds) if o.default is None else o.default for o in options}
+
+
+def defaults() -> dict[str, Any]:
+    """The default of every key that each task and model has, by its full name, as JSON has it."""
+    flat = {option.name: option.default for option in RUN.options}
+    for name, section in SECTIONS.items():
+        flat |= {f"{name}.{option.name}": option.default for option in section.options}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}
 
 
 def sections_of(values: Mapping[str, Any]) -> dict[str, Section]:

@@ -1,11 +1,12 @@
 """Losses per example, reduced by the caller, and the step from a flax model to a `LossFn`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mbjax.options import NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, Option, choice
@@ -272,6 +273,26 @@ def build(
         return loss(logits, labels, **margin_share) * example_weights(weights.astype(logits.dtype), labels)
 
     return weighted
+
+
+def prior_factor(section: Mapping[str, Any], class_counts: Any) -> np.ndarray:
+    """What the loss does to the class priors that a network's outputs refer to: a factor for each, `[classes]`.
+
+    A class weight counts as so many more examples. Logit adjustment takes `π^τ` out of what the network says itself.
+
+    Args:
+      section: `config.loss`.
+      class_counts: training examples of each class, `[classes]`.
+    """
+    counts = np.maximum(np.asarray(class_counts, np.float64), 1)
+    factor = np.ones(len(counts))
+    if section["class_weight"] != "none":
+        inverse = section["class_weight"] == "inverse"
+        factor = np.asarray(inverse_weights(counts) if inverse else effective_weights(counts, section["beta"]))
+    if section["name"] in ("logit_adjustment", "balanced_softmax"):
+        tau = section["tau"] if section["name"] == "logit_adjustment" else 1.0
+        factor = factor / (counts / counts.sum()) ** tau
+    return factor
 
 
 CLASS_WEIGHTS = ("none", "inverse", "effective")

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import math
 import numbers
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 
@@ -117,6 +117,12 @@ def shown(value: Any, limit: int = 80) -> str:
     """A value on one line of a message, its middle left out where it is long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= limit else f"{text[: limit - 20]} … {text[-17:]}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """The names for a message: the first twenty of them."""
+    names = [repr(name) for name in names]
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def nearest(key: str, keys: Collection[str]) -> list[str]:

@@ -82,6 +82,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.y)
 
+    def count_classes(self, classes: int) -> np.ndarray:
+        """How many examples of each class there are, `[classes]` int64; with weights what they sum to, float64."""
+        if self.weight is None:
+            return count_classes(self.y, classes)
+        return np.bincount(self.y, weights=self.weight, minlength=classes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -100,6 +106,8 @@ class Dataset:
       overlap: where the seed draws the test part: its size over that of the pool that the other parts are drawn from;
         0 where the test part is the same for every seed. Scores of seeds whose parts overlap are correlated, and
         `mbjax.report.tables.paired_difference` widens its intervals by this.
+      preprocessing: what was learned of the inputs and makes features of raw ones: `mbjax.data.preprocessing` has the
+        kinds. None where the examples are taken as they are.
     """
 
     splits: Mapping[str, Split]
@@ -110,6 +118,7 @@ class Dataset:
     kind: Literal["classification", "identification"] = "classification"
     scored: Mapping[str, Split] = dataclasses.field(default_factory=dict)
     overlap: float = 0.0
+    preprocessing: Any = None
 
     @property
     def train(self) -> Split:
@@ -121,5 +130,5 @@ class Dataset:
 
     @property
     def class_counts(self) -> np.ndarray:
-        """Training examples of each class, `[classes]`, int64."""
-        return count_classes(self.train.y, len(self.classes))
+        """Training examples of each class, `[classes]`, int64; by weight, float64, if they have any."""
+        return self.train.count_classes(len(self.classes))

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from mbjax import losses
 from mbjax.devices.parallel import Parallel
 from mbjax.options import FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, choice, several
 from mbjax.state import TrainState
@@ -135,11 +136,32 @@ class Recipe:
       streams: `streams(sections) -> {stream: shape}`, what an update takes from each stream, the last axis a batch. It
         reads the configuration alone. A stream's name is that of its section.
       epoch_stream: the stream whose passes count as epochs.
+      priors: `priors(sections, shares, class_counts) -> [classes]`, not normalised: the class priors at which the
+        trained network's outputs are probabilities, from each stream's shares of the classes. None: those of `epoch_stream`,
+        and what the loss makes of them.
     """
 
     build: Callable[..., Method]
     streams: Callable[[Sections], Shapes]
     epoch_stream: str
+    priors: Callable[[Sections, Mapping[str, np.ndarray], np.ndarray], np.ndarray] | None = None
+
+    def sampled_priors(
+        self, sections: Sections, shares: Mapping[str, np.ndarray], class_counts: np.ndarray
+    ) -> np.ndarray:
+        """The class priors at which the trained network's outputs are probabilities, `[classes]`, of sum 1.
+
+        Args:
+          sections: of the configuration.
+          shares: each stream's shares of the classes, `[classes]`.
+          class_counts: training examples of each class, `[classes]`.
+        """
+        if self.priors is None:
+            priors = shares[self.epoch_stream] * losses.prior_factor(sections["loss"], class_counts)
+        else:
+            priors = self.priors(sections, shares, class_counts)
+        priors = np.maximum(priors / priors.sum(), 1e-9)
+        return priors / priors.sum()
 
 
 def batch_of(*names: str) -> Callable[[Sections], Shapes]:

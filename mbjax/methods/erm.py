@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mbjax import losses
-from mbjax.methods.base import Method, Problem, Recipe, batch_of
+from mbjax.methods.base import Method, Problem, Recipe, Sections, batch_of
 from mbjax.options import SHARE, Option
 from mbjax.state import TrainState
 from mbjax.types import Batch, Metrics, UserError
@@ -56,4 +57,12 @@ def build_drw(problem: Problem, *, loss: dict[str, Any]) -> Method:
 
 
 ERM = Recipe(build, streams=batch_of("train"), epoch_stream="train")
-DRW = Recipe(build_drw, streams=batch_of("train"), epoch_stream="train")
+
+
+def drw_priors(sections: Sections, shares: Mapping[str, np.ndarray], class_counts: np.ndarray) -> np.ndarray:
+    """Those of the train stream times the class weights, which are in force when training ends."""
+    weights = losses.effective_weights(class_counts, sections["loss"]["beta"])
+    return shares["train"] * losses.prior_factor(sections["loss"], class_counts) * np.asarray(weights)
+
+
+DRW = Recipe(build_drw, streams=batch_of("train"), epoch_stream="train", priors=drw_priors)

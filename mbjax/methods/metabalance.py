@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from mbjax import losses
 from mbjax.devices import parallel
@@ -85,4 +86,10 @@ def choose_chunk(init: Callable[[int], TrainState], pairs: int) -> int:
     return 1 if any(kernel.ndim > 2 for kernel in kernels) else pairs
 
 
-METABALANCE = Recipe(build, streams=streams, epoch_stream="query")
+def priors(sections: Sections, shares: Mapping[str, np.ndarray], class_counts: np.ndarray) -> np.ndarray:
+    """Those of the query loss, and β times those of the support loss: what is minimised is the sum of both."""
+    of_loss = losses.prior_factor(sections["loss"], class_counts)
+    return (shares["query"] + sections["meta"]["beta"] * shares["support"]) * of_loss
+
+
+METABALANCE = Recipe(build, streams=streams, epoch_stream="query", priors=priors)

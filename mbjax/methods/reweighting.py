@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mbjax.losses import reweighted
-from mbjax.methods.base import Method, Problem, Recipe, batch_of, learning_rate
+from mbjax.losses import prior_factor, reweighted
+from mbjax.methods.base import Method, Problem, Recipe, Sections, batch_of, learning_rate
 from mbjax.options import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, choice
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
@@ -253,5 +253,10 @@ def make_weight_optimizer(
     return optax.chain(optax.add_decayed_weights(weight_decay), makers[optimizer]())
 
 
-L2RW = Recipe(build_l2rw, streams=batch_of("train", "clean"), epoch_stream="train")
-MW_NET = Recipe(build_mw_net, streams=batch_of("train", "clean"), epoch_stream="train")
+def priors(sections: Sections, shares: Mapping[str, np.ndarray], class_counts: np.ndarray) -> np.ndarray:
+    """Those of the clean part, for whose loss the examples are weighted."""
+    return shares["clean"] * prior_factor(sections["loss"], class_counts)
+
+
+L2RW = Recipe(build_l2rw, streams=batch_of("train", "clean"), epoch_stream="train", priors=priors)
+MW_NET = Recipe(build_mw_net, streams=batch_of("train", "clean"), epoch_stream="train", priors=priors)

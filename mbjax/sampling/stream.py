@@ -46,6 +46,13 @@ class Stream:
         every = {"y": self.y, "group": self.group, "weight": self.weight}
         return {name: values for name, values in every.items() if values is not None}
 
+    def class_shares(self, classes: int, most: int = 2**20) -> np.ndarray:
+        """The classes' shares of an epoch's loss, or of that of its first `most` examples, `[classes]`."""
+        rows = self.take(0, min(self.epoch_length, most))
+        weights = None if self.weight is None else self.weight[rows]
+        counts = np.bincount(self.y[rows], weights=weights, minlength=classes)
+        return counts / counts.sum()
+
     def indices(self, step: int, steps: int, shape: tuple[int, ...]) -> np.ndarray:
         """What the updates `step` … `step + steps - 1` read.
 

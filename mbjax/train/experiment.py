@@ -15,7 +15,7 @@ from mbjax import augment, data, losses, methods, models, sampling
 from mbjax.data import splits
 from mbjax.devices import parallel as parallel_lib
 from mbjax.models import conv
-from mbjax.types import Config, Dataset, LossFn, Split, UserError, count_classes
+from mbjax.types import Config, Dataset, LossFn, Split, UserError
 
 _SAMPLING = ("sampler", "sampling_strategy", "neighbors", "balance")  # of a stream's section, what decides its order
 
@@ -34,6 +34,7 @@ class Experiment:
       streams: where its batches come from.
       shapes: what an update takes from each stream.
       updates: of the whole run.
+      recipe: what the method was built from.
     """
 
     dataset: Dataset
@@ -45,6 +46,7 @@ class Experiment:
     streams: Mapping[str, sampling.Stream]
     shapes: methods.Shapes
     updates: int
+    recipe: methods.Recipe
 
 
 def make_method(
@@ -127,7 +129,7 @@ def assemble(config: Config, dataset: Dataset, *, cache_dir: pathlib.Path | None
     # What the method reads decides its class counts and, it may be, the number of its updates.
     shapes = recipe.streams(sections)
     parts = cut(dataset, shapes, sections["clean"]["share"], seed=config.seed)
-    class_counts = _weigh_classes(parts[recipe.epoch_stream], len(dataset.classes))
+    class_counts = parts[recipe.epoch_stream].count_classes(len(dataset.classes))
     streams = _make_streams(parts, sections, dataset, seed=config.seed, cache_dir=cache_dir)
     updates = config.updates
     if updates is None:
@@ -136,14 +138,7 @@ def assemble(config: Config, dataset: Dataset, *, cache_dir: pathlib.Path | None
     example = np.zeros((1, *dataset.train.x.shape[1:]), dataset.train.x.dtype)
     make = functools.partial(make_method, config.method, model=model, example=example, groups=bool(dataset.groups))
     method = make(sections=sections, class_counts=class_counts, updates=updates, parallel=config.parallel)
-    return Experiment(dataset, model, sections, make, class_counts, method, streams, shapes, updates)
-
-
-def _weigh_classes(split: Split, classes: int) -> np.ndarray:
-    """How many examples of each class a split stands for, `[classes]`: whole numbers unless examples have weights."""
-    if split.weight is None:
-        return count_classes(split.y, classes)
-    return np.bincount(split.y, weights=split.weight, minlength=classes)
+    return Experiment(dataset, model, sections, make, class_counts, method, streams, shapes, updates, recipe)
 
 
 def cut(dataset: Dataset, streams: Iterable[str], clean_share: float, *, seed: int) -> dict[str, Split]:

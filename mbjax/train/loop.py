@@ -24,6 +24,7 @@ from mbjax.evaluation import evaluate, metrics
 from mbjax.state import TrainState
 from mbjax.train import checkpoint
 from mbjax.train.experiment import Experiment, build, chosen
+from mbjax.train.finish import describe, make_predictor
 from mbjax.train.folder import Folder
 from mbjax.train.updates import make_updates
 from mbjax.types import Config, Dataset, UserError
@@ -82,7 +83,11 @@ def train_and_evaluate(
         if hosts.is_primary():
             folder.rewind(start)
         started = time.monotonic()
-        row, predictions = _loop(experiment, state, evaluators, checkpoints, folder, valid)
+        state, row, predictions = _loop(experiment, state, evaluators, checkpoints, folder, valid)
+    predictor = None
+    if experiment.dataset.kind == "classification":
+        raw = predictions["validation"]["probabilities"] if "validation" in predictions else None
+        predictor = make_predictor(experiment, state, validation=raw)
     result = {
         **{name: valid[name] for name in ("task", "method", "seed")},
         "updates": experiment.updates,
@@ -93,11 +98,12 @@ def train_and_evaluate(
         "choices": choices,
         "protocol": valid.eval.protocol,
         **{name: row[name] for name in evaluators},
-        **_with_priors(experiment.dataset, predictions),
+        **_with_priors(experiment.dataset, predictions["test"]),
+        **(describe(experiment, predictor, predictions["test"]["probabilities"]) if predictor else {}),
     }
     if hosts.is_primary():
         report.plot_run(folder.path, result)
-        folder.finish(result, predictions)
+        folder.finish(result, predictions["test"], predictor)
     return result
 
 
@@ -136,8 +142,8 @@ def _loop(
     checkpoints: checkpoint.Checkpoints,
     folder: Folder,
     config: Config,
-) -> tuple[dict[str, Any], evaluate.Predictions]:
-    """Runs the updates that are left. Returns the last row of `metrics.jsonl`, and the test split's predictions."""
+) -> tuple[TrainState, dict[str, Any], dict[str, evaluate.Predictions]]:
+    """Runs the updates that are left. Returns the last state, row of `metrics.jsonl`, and each split's predictions."""
     step = int(state.step)
     stops = boundaries(experiment.updates, config.eval.every, step)
     updates = make_updates(experiment, config.updates_per_call)(state, stops)
@@ -168,7 +174,7 @@ def _loop(
             if hosts.any_of(bool(signals)):
                 checkpoints.save(state)
                 raise Interrupted(signals[0] if signals else signal.SIGTERM, step)
-    return row, predictions
+    return state, row, predictions
 
 
 def _check_finite(loss: np.ndarray, step: int) -> None:
@@ -186,12 +192,11 @@ def _means(logs: list[dict[str, np.ndarray]]) -> dict[str, float]:
 
 def _evaluate(
     state: TrainState, step: int, train: dict[str, float], evaluators: Mapping[str, evaluate.Evaluate]
-) -> tuple[dict[str, Any], evaluate.Predictions]:
-    """A row of `metrics.jsonl`, and the predictions on the test split that its scores are of."""
+) -> tuple[dict[str, Any], dict[str, evaluate.Predictions]]:
+    """A row of `metrics.jsonl`, and the predictions on each split that its scores are of."""
     results = {name: evaluator(state) for name, evaluator in evaluators.items()}
-    return {"step": step, "updates": train, **{name: r.scores for name, r in results.items()}}, results[
-        "test"
-    ].predictions
+    row = {"step": step, "updates": train, **{name: result.scores for name, result in results.items()}}
+    return row, {name: result.predictions for name, result in results.items()}
 
 
 def _show(row: Mapping[str, Any], updates: int, progress: tqdm.tqdm) -> None:

@@ -22,8 +22,8 @@ from mbjax.data.sources import DIR_OPTION, PATH_OPTION, find_own
 from mbjax.data.splits import VALIDATION_SHARE
 from mbjax.data.tables import table_files, table_reader
 from mbjax.data.tables.table_reader import Rows, Scaling, Table
-from mbjax.data.tables.tabular import DROP_OPTION, TARGET_OPTION, listed
-from mbjax.options import NUMBER, TEXT, WHOLE, Option
+from mbjax.data.tables.tabular import DROP_OPTION, TARGET_OPTION
+from mbjax.options import NUMBER, TEXT, WHOLE, Option, listed
 from mbjax.types import Dataset, Split, UserError, count_classes
 
 log = logging.getLogger("mbjax")

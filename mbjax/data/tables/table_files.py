@@ -16,7 +16,8 @@ from pyarrow import compute, csv
 
 from mbjax import atomic
 from mbjax.data.splits import encode_labels
-from mbjax.data.tables.tabular import MAX_CATEGORIES, check_columns
+from mbjax.data.tables.columns import MAX_CATEGORIES
+from mbjax.data.tables.tabular import check_columns
 from mbjax.types import UserError
 
 log = logging.getLogger("mbjax")

@@ -1,25 +1,19 @@
 """`tabular`: any CSV or Parquet file with a column of labels; and what every table shares on its way to arrays."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas.api import types as dtypes
-from sklearn.compose import ColumnTransformer
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from mbjax.data.sources import DIR_OPTION, PATH_OPTION, find_own
 from mbjax.data.splits import STRATIFY, TEST_SHARE, VALIDATION_SHARE, encode_labels, split_indices
-from mbjax.options import TEXT, TEXTS, Option
+from mbjax.data.tables.columns import MAX_CATEGORIES, TableColumns, as_numbers, numbers_with_blanks
+from mbjax.options import TEXT, TEXTS, Option, listed
 from mbjax.types import Dataset, Split, UserError
-
-MAX_CATEGORIES = 100  # features that one column of strings may become
-
 
 TARGET_OPTION = Option("target", "", TEXT, "the column of labels")
 DROP_OPTION = Option("drop", (), TEXTS, "columns to leave out")
@@ -58,7 +52,7 @@ def load(
     check_columns(list(frame.columns), target=target, drop=drop, source=file.name)
     frame = frame.drop(columns=[name for name in drop if name != target])
     shares = {"test_share": test_share, "validation_share": validation_share, "stratify": stratify}
-    return from_frame(frame, target, source=file.name, seed=seed, **shares)
+    return from_frame(frame, target, source=file.name, seed=seed, dropped=drop, **shares)
 
 
 def check_columns(columns: Sequence[str], *, target: str, drop: Sequence[str], source: str) -> None:
@@ -111,11 +105,13 @@ def from_frame(
     seed: int,
     scale: Sequence[str] | None = None,
     notes: Sequence[str] = (),
+    dropped: Sequence[str] = (),
     **split: Any,
 ) -> Dataset:
     """Splits a table and turns its columns into features, learning everything from the training part alone.
 
-    Numbers: missing values become the median; then mean 0 and variance 1. Bools, strings and categories: missing
+    Numbers, also where a file has blanks among them: missing values become the median; then mean 0 and variance 1.
+    Bools, strings and categories: missing
     values become the most frequent one; then a feature for each value, all zero where a value is unseen in training.
     Left out, with a note: columns without a value in the training part, strings that name the row (more than
     `MAX_CATEGORIES` values, and more than half as many as rows), and types that are neither (dates).
@@ -127,6 +123,7 @@ def from_frame(
       seed: of the split.
       scale: the numeric columns to scale; all if None. The others come first in `x`.
       notes: put before those made here.
+      dropped: columns of the file that are not in `frame`: a table to predict on may have them.
       **split: the other options of `mbjax.data.splits.split_indices`.
 
     Returns:
@@ -139,33 +136,28 @@ def from_frame(
     y, classes, label_notes = encode_labels(frame.loc[:, target])
     index = split_indices(y, seed=seed, classes=classes, **split)
     frame = frame.drop(columns=[target])
-    numbers, categories, column_notes = _kinds(frame.iloc[index["train"]])
+    spelled = numbers_with_blanks(frame)
+    frame = frame.assign(**spelled)
+    numbers, categories, column_notes = kinds(frame.iloc[index["train"]])
     if not numbers and not categories:
         raise UserError(f"{source}: no feature is left beside {target!r}; {'; '.join(column_notes)}")
-    # One type for all numbers and one for all categories: a missing value is NaN, whatever the file called it.
-    floats = frame.loc[:, numbers].astype(np.float64)
-    _check_finite(floats, source)
-    text = frame[categories].astype(object).map(str, na_action="ignore").astype(object)
-    frame = pd.concat([floats, text], axis="columns")
+    floats = {name: as_numbers(frame.loc[:, name], f"{source}: column {name!r}") for name in numbers}
+    frame = frame.assign(**floats)
+    _check_finite(frame[numbers], source)
+    columns = TableColumns.fit(
+        frame.iloc[index["train"]], numbers=numbers, categories=categories, scale=scale, ignored=(target, *dropped)
+    )
+    x = columns.transform(frame, source=source)
 
-    scaled = numbers if scale is None else [name for name in numbers if name in scale]
-    one_hot = OneHotEncoder(handle_unknown="ignore", max_categories=MAX_CATEGORIES, sparse_output=False)
-    transform = ColumnTransformer(
-        [
-            ("plain", SimpleImputer(strategy="median"), [name for name in numbers if name not in scaled]),
-            ("scaled", make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), scaled),
-            ("categories", make_pipeline(SimpleImputer(strategy="most_frequent"), one_hot), categories),
-        ]
-    ).fit(frame.iloc[index["train"]])
-    x = np.asarray(transform.transform(frame), np.float32)
-
-    for name, count in zip(frame.columns, frame.isna().to_numpy().sum(0), strict=True):
-        if count:
+    for name in columns.used:
+        if count := int(frame[name].isna().sum()):
             by = "median" if name in numbers else "most frequent value"
             column_notes.append(f"column {name!r}: {count} missing values imputed by the {by}")
     splits = {name: Split(x[i], y[i]) for name, i in index.items()}
     overlap = len(index["test"]) / (len(y) - len(index["test"]))
-    return Dataset(splits, classes, source, notes=(*notes, *label_notes, *column_notes), overlap=overlap)
+    blank_notes = [f"column {name!r}: numbers, some of them left blank" for name in spelled]
+    notes = (*notes, *label_notes, *blank_notes, *column_notes)
+    return Dataset(splits, classes, source, notes=notes, overlap=overlap, preprocessing=columns)
 
 
 def _check_labels(labels: pd.Series, source: str) -> None:
@@ -193,7 +185,7 @@ def _check_finite(numbers: pd.DataFrame, source: str) -> None:
         )
 
 
-def _kinds(train: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
+def kinds(train: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
     """Sorts the columns into numbers and categories; notes say which are left out and why."""
     numbers, categories, notes = [], [], []
     for name in train.columns:
@@ -214,9 +206,3 @@ def _kinds(train: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
             if distinct > MAX_CATEGORIES:
                 notes.append(f"column {name!r}: the rarest of its {distinct} values share one feature")
     return numbers, categories, notes
-
-
-def listed(names: Iterable[str]) -> str:
-    """The names for a message: the first twenty of them."""
-    names = [repr(name) for name in names]
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -1,0 +1,292 @@
+"""What training learned of a table's columns, and the step from raw columns to features that it makes of them."""
+
+import contextlib
+import dataclasses
+import functools
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from pandas.api import types as dtypes
+from sklearn.impute import SimpleImputer
+from sklearn.preprocessing import OneHotEncoder, RobustScaler, StandardScaler
+
+from mbjax.options import listed, shown
+from mbjax.types import UserError
+
+MAX_CATEGORIES = 100  # features that one column of strings may become
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A numeric column, one feature: `(x - shift) / scale * factor`, a missing `x` replaced by `fill` first."""
+
+    name: str
+    fill: float
+    shift: float = 0.0
+    scale: float = 1.0
+    factor: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Category:
+    """A column of strings, categories or bools: `width` features, one of them 1.
+
+    Attributes:
+      name: of the column.
+      width: its features.
+      places: the feature of each value, from 0; -1 for none. A value that is not here has none.
+      missing: the feature of a missing value; -1 for none.
+      boolean: whether the training column held bools, which a CSV file may spell `true`.
+    """
+
+    name: str
+    width: int
+    places: Mapping[str, int]
+    missing: int = -1
+    boolean: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class TableColumns:
+    """Turns raw columns into the features that a network was trained on: numbers first, then the categories.
+
+    Attributes:
+      columns: the training table's columns in its order, without the target and those dropped by name. Some may have
+        been left out since: they are neither numbers nor categories here.
+      numbers: in the order of their features.
+      categories: likewise.
+      ignored: columns that a table may have without a warning: the target and those dropped by name.
+      dtype: what numbers are scaled in, `"float64"` or `"float32"`.
+    """
+
+    columns: tuple[str, ...]
+    numbers: tuple[Number, ...]
+    categories: tuple[Category, ...]
+    ignored: tuple[str, ...] = ()
+    dtype: str = "float64"
+
+    @classmethod
+    def fit(
+        cls,
+        train: pd.DataFrame,
+        *,
+        numbers: Sequence[str],
+        categories: Sequence[str],
+        scale: Sequence[str] | None = None,
+        ignored: Sequence[str] = (),
+        robust: bool = False,
+    ) -> Self:
+        """Learns medians, means, deviations, the most frequent values and the categories of a training part.
+
+        Args:
+          train: its raw columns, with a value at least in each that is named.
+          numbers: the columns of numbers.
+          categories: the columns of strings, categories or bools.
+          scale: the numbers to scale; all if None. The others come first.
+          ignored: see the attribute.
+          robust: scales by the median and the distance of the quartiles in place of the mean and the deviation.
+        """
+        scaled = [name for name in numbers if scale is None or name in scale]
+        plain = [name for name in numbers if name not in scaled]
+        scaler = RobustScaler() if robust else StandardScaler()
+        learned = [*_fit_numbers(train, plain, None), *_fit_numbers(train, scaled, scaler)]
+        places = tuple(_fit_category(train.loc[:, name]) for name in categories)
+        return cls(tuple(map(str, train.columns)), tuple(learned), places, tuple(ignored))
+
+    @property
+    def features(self) -> int:
+        """How many there are."""
+        return len(self.numbers) + sum(category.width for category in self.categories)
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The columns that a table must have."""
+        return (*(number.name for number in self.numbers), *(category.name for category in self.categories))
+
+    def check(self, columns: Sequence[str], source: str) -> None:
+        """Warns of columns that training did not see.
+
+        Args:
+          columns: what a table has, in any order.
+          source: its name, for messages.
+
+        Raises:
+          UserError: a column that the network needs is missing, or is there twice.
+        """
+        there = set(columns)
+        if missing := [name for name in self.used if name not in there]:
+            raise UserError(
+                f"{source} has no column {listed(missing)}, which the model was trained on; it has {listed(columns)}"
+            )
+        if len(there) < len(columns) and (twice := [name for name in self.used if list(columns).count(name) > 1]):
+            raise UserError(f"{source} has column {listed(twice)} more than once: keep one")
+        if extra := [name for name in columns if name not in self._known]:
+            warnings.warn(f"{source}: column {listed(extra)} ignored, the model was trained without it", stacklevel=2)
+
+    @functools.cached_property
+    def _known(self) -> set[str]:
+        return {*self.columns, *self.ignored}
+
+    def transform(self, frame: pd.DataFrame, *, source: str = "the table", start: int = 0) -> np.ndarray:
+        """The features of a table, `[n, features]` float32.
+
+        Args:
+          frame: raw columns, in any order; see `check`.
+          source: its name, for messages.
+          start: how many rows came before, for messages.
+
+        Raises:
+          UserError: a number's column holds something else, or an infinite value.
+        """
+        x = np.zeros((len(frame), self.features), np.float32)
+        for place, number in enumerate(self.numbers):
+            x[:, place] = self._scaled(number, frame[number.name], f"{source}: column {number.name!r}", start)
+        at, rows = len(self.numbers), np.arange(len(frame))
+        for category in self.categories:
+            places = _places(category, frame[category.name], f"{source}: column {category.name!r}")
+            known = places >= 0
+            x[rows[known], at + places[known]] = 1
+            at += category.width
+        return x
+
+    def _scaled(self, number: Number, column: pd.Series, what: str, start: int) -> np.ndarray:
+        x = as_numbers(column, what, start)
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = x.astype(self.dtype, copy=False)
+            finite = np.isfinite(x.sum())  # one pass, where all is well
+        if not finite:
+            if (infinite := np.isinf(x)).any():
+                raise UserError(
+                    f"{what} has {infinite.sum()} infinite values, the first in data row "
+                    f"{start + int(infinite.argmax()) + 1}: replace them, or leave the values empty"
+                )
+            x[np.isnan(x)] = number.fill
+        x -= x.dtype.type(number.shift)
+        if number.scale != 1:
+            x /= number.scale
+        if number.factor != 1:
+            x *= x.dtype.type(number.factor)
+        return x
+
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold, and `from_dict` reads."""
+        return {"kind": "table", **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, about: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave, perhaps by way of JSON."""
+        return cls(
+            columns=tuple(about["columns"]),
+            numbers=tuple(Number(**number) for number in about["numbers"]),
+            categories=tuple(Category(**category) for category in about["categories"]),
+            ignored=tuple(about["ignored"]),
+            dtype=about["dtype"],
+        )
+
+
+def _fit_numbers(
+    train: pd.DataFrame, names: Sequence[str], scaler: StandardScaler | RobustScaler | None
+) -> list[Number]:
+    if not names:
+        return []
+    floats = pd.DataFrame({name: as_numbers(train.loc[:, name], f"column {name!r}") for name in names})
+    imputer = SimpleImputer(strategy="median")
+    filled = imputer.fit_transform(floats)
+    fills = imputer.statistics_.tolist()
+    if scaler is None:
+        return [Number(name, fill) for name, fill in zip(names, fills, strict=True)]
+    scaler.fit(filled)
+    shifts = scaler.center_ if isinstance(scaler, RobustScaler) else scaler.mean_
+    learned = zip(names, fills, np.asarray(shifts).tolist(), np.asarray(scaler.scale_).tolist(), strict=True)
+    return [Number(*one) for one in learned]
+
+
+def _fit_category(column: pd.Series) -> Category:
+    text = as_text(column).to_numpy(object)[:, None]
+    imputer = SimpleImputer(strategy="most_frequent")
+    encoder = OneHotEncoder(handle_unknown="ignore", max_categories=MAX_CATEGORIES, sparse_output=False)
+    features = encoder.fit_transform(imputer.fit_transform(text))
+    values = [str(value) for value in encoder.categories_[0]]
+    of_value = np.asarray(encoder.transform(np.array(values, object)[:, None])).argmax(1).tolist()
+    places = dict(zip(values, of_value, strict=True))
+    boolean = bool(dtypes.is_bool_dtype(column)) or set(values) <= {"True", "False"}
+    return Category(str(column.name), features.shape[1], places, places[str(imputer.statistics_[0])], boolean)
+
+
+def as_text(column: pd.Series) -> pd.Series:
+    """A column as strings, missing values as NaN whatever the column called them."""
+    return column.astype(object).map(str, na_action="ignore").astype(object)
+
+
+def as_numbers(column: pd.Series, what: str, start: int = 0) -> np.ndarray:
+    """A column as float64, `[n]`, missing and blank values as NaN.
+
+    Args:
+      column: numbers, bools, or strings that spell numbers.
+      what: its name, for messages.
+      start: how many rows came before, for messages.
+
+    Raises:
+      UserError: a value that is no number; the message names the first.
+    """
+    if dtypes.is_numeric_dtype(column.dtype):
+        return column.to_numpy(np.float64, na_value=np.nan, copy=True)
+    if not (column.dtype == object or dtypes.is_string_dtype(column.dtype) or column.isna().all()):
+        raise UserError(f"{what} holds {column.dtype} where training had numbers")
+    values = column.to_numpy(object, na_value=np.nan)
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError):
+        values = pd.Series([_unblank(value) for value in values], dtype=object)
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    wrong = np.isnan(numbers) & values.notna().to_numpy()
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise UserError(
+            f"{what} holds {shown(values[first])} in data row {start + first + 1} where training had numbers: mend it, "
+            "or leave the value empty"
+        )
+    return numbers
+
+
+def _unblank(value: Any) -> Any:
+    if isinstance(value, str):
+        value = value.strip()
+        return np.nan if value.lower() in ("", "nan") else value
+    return value
+
+
+def numbers_with_blanks(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The columns of strings in which some are blank and all others spell numbers, as float64 with NaN for blanks.
+
+    A CSV file whose missing numbers are written as spaces is read so.
+    """
+    found = {}
+    for name in frame.columns:
+        column = frame.loc[:, name]
+        if not (column.dtype == object or dtypes.is_string_dtype(column.dtype)):
+            continue
+        blank = column.map(lambda value: isinstance(value, str) and not value.strip(), na_action="ignore") == True  # noqa: E712
+        if blank.any() and not (blank | column.isna()).all():
+            with contextlib.suppress(UserError):
+                found[str(name)] = as_numbers(column, str(name))
+    return found
+
+
+def _places(category: Category, column: pd.Series, what: str) -> np.ndarray:
+    """The feature of each row, -1 for none."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes, values = column.cat.codes.to_numpy(), list(column.cat.categories)
+    else:
+        try:
+            codes, values = pd.factorize(column)
+        except TypeError:
+            raise UserError(f"{what} holds values that are no text, such as {column.iloc[0]!r}") from None
+    names = [str(value) for value in values]
+    if category.boolean:  # as a CSV file may spell them
+        names = [name.capitalize() for name in names]
+    found = [category.places.get(name, -1) for name in names]
+    return np.array([*found, category.missing])[codes]

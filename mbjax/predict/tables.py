@@ -1,0 +1,100 @@
+"""Tables to predict on: frames as pandas has them, and CSV and Parquet files of any size in chunks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mbjax.data.tables.columns import TableColumns
+from mbjax.types import UserError
+
+
+def as_frame(X: Any, columns: TableColumns) -> pd.DataFrame:
+    """A table of pandas, polars or another library that has `to_pandas`, or an array, as pandas has it.
+
+    Args:
+      X: the table. An array has the training table's columns in its order, as many as there were.
+      columns: the model's.
+
+    Raises:
+      UserError: what is no table, or an array of another width.
+    """
+    if isinstance(X, pd.DataFrame):
+        return X if all(isinstance(name, str) for name in X.columns) else X.rename(columns=str)
+    if hasattr(X, "to_pandas"):
+        return X.to_pandas().rename(columns=str)
+    array = np.asarray(X)
+    if array.ndim != 2 or array.shape[1] != len(columns.columns):
+        raise UserError(
+            f"the array has the shape {list(array.shape)}: a row for each example and the {len(columns.columns)} "
+            f"columns of training are needed, {', '.join(columns.columns[:20])}{', …' if len(columns.columns) > 20 else ''}"
+        )
+    return pd.DataFrame(array, columns=list(columns.columns))
+
+
+def count_rows(path: Path) -> int | None:
+    """The rows of a Parquet file; None of another, which would have to be read."""
+    if path.suffix != ".parquet":
+        return None
+    try:
+        return pq.ParquetFile(path).metadata.num_rows
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def read(path: Path, columns: TableColumns, *, rows: int) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
+    """Yields a file's rows in chunks, and their features.
+
+    Args:
+      path: a `.parquet`, `.csv` or `.csv.gz` file.
+      columns: the model's.
+      rows: of a chunk.
+
+    Raises:
+      UserError: another kind of file, one that cannot be read, or what `TableColumns` raises.
+    """
+    if path.suffix == ".parquet":
+        frames = _read_parquet(path, rows)
+    elif ".csv" in path.suffixes:
+        frames = _read_csv(path, columns, rows)
+    else:
+        raise UserError(f"{path}: a file that ends in .csv, .csv.gz or .parquet is needed")
+    start = 0
+    for frame in frames:
+        if not start:
+            columns.check(list(frame.columns), path.name)
+        if len(frame):
+            yield frame, columns.transform(frame, source=path.name, start=start)
+        start += len(frame)
+
+
+def _read_parquet(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    try:
+        file = pq.ParquetFile(path)
+        yield file.schema_arrow.empty_table().to_pandas()  # the columns, of a file without rows, too
+        for batch in file.iter_batches(batch_size=rows):
+            yield batch.to_pandas()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _read_csv(path: Path, columns: TableColumns, rows: int) -> Iterator[pd.DataFrame]:
+    # Strings stay as they are spelled: a chunk of a column of codes may hold nothing but digits.
+    text = {category.name: str for category in columns.categories}
+    try:
+        with pd.read_csv(path, chunksize=rows, dtype=text, low_memory=False) as reader:
+            yield from reader
+    except pd.errors.EmptyDataError:
+        raise UserError(f"{path} is empty: a line of column names is needed") from None
+    except (ValueError, OSError, EOFError) as error:  # the errors of pandas and the codecs derive from these
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} cannot be read as a table: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+    )
