@@ -10,16 +10,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mbjax.estimator import ImbalancedClassifier, MetaBalanceClassifier
     from mbjax.meta import make_meta_step
     from mbjax.predict import Predictor, load
     from mbjax.state import TrainState
     from mbjax.train import train_and_evaluate
     from mbjax.types import Dataset, Split, UserError
 
-__all__ = ["Dataset", "Predictor", "Split", "TrainState", "UserError", "load", "make_meta_step", "train_and_evaluate"]
+__all__ = [
+    "Dataset",
+    "ImbalancedClassifier",
+    "MetaBalanceClassifier",
+    "Predictor",
+    "Split",
+    "TrainState",
+    "UserError",
+    "load",
+    "make_meta_step",
+    "train_and_evaluate",
+]
 
 _HOMES = {
     "Dataset": "mbjax.types",
+    "ImbalancedClassifier": "mbjax.estimator",
+    "MetaBalanceClassifier": "mbjax.estimator",
     "Predictor": "mbjax.predict",
     "Split": "mbjax.types",
     "TrainState": "mbjax.state",

@@ -43,9 +43,7 @@ def make_predictor(
         raise UserError(f"{dataset.source}: people are identified, there are no classes to predict")
     outputs = 1 if len(dataset.classes) == 2 else len(dataset.classes)
     counts = dataset.class_counts
-    shares = {name: stream.class_shares(len(counts)) for name, stream in experiment.streams.items()}
-    priors = counts / counts.sum()
-    sampled = experiment.recipe.sampled_priors(sections, shares, experiment.class_counts)
+    priors, sampled = counts / counts.sum(), sampled_priors(experiment)
     held = dataset.scored.get("validation", dataset.splits.get("validation"))
     loss = sections["loss"]
     temperature = 1 / loss["scale"] if loss["name"] in losses.WITH_MARGIN else 1.0
@@ -68,6 +66,13 @@ def make_predictor(
         temperature=temperature,
         decision=decisions.decide(sections["decision"] if decision is None else decision, dataset.classes, calibrated),
     )
+
+
+def sampled_priors(experiment: Experiment) -> np.ndarray:
+    """The class priors at which the network's own outputs are probabilities, `[classes]`: what samplers and loss make."""
+    classes = len(experiment.dataset.classes)
+    shares = {name: stream.class_shares(classes) for name, stream in experiment.streams.items()}
+    return experiment.recipe.sampled_priors(experiment.sections, shares, experiment.class_counts)
 
 
 def describe(experiment: Experiment, predictor: Predictor, raw: np.ndarray) -> dict[str, Any]:
