@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 from absl import app, flags
@@ -120,7 +120,7 @@ def _parse(argv: list[str], *, about: str) -> list[str]:
         sys.exit(0)
     keys = "--help-config" in argv
     try:
-        rest = flags.FLAGS([argument for argument in argv if argument != "--help-config"])
+        rest = flags.FLAGS(_with_files([argument for argument in argv if argument != "--help-config"]))
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
     except (AttributeError, KeyError):
@@ -130,6 +130,18 @@ def _parse(argv: list[str], *, about: str) -> list[str]:
         print("\n".join(config_lib.help_lines(flags.FLAGS["config"].value)))
         sys.exit(0)
     return rest
+
+
+def _with_files(argv: Sequence[str]) -> list[str]:
+    """The arguments, with the file of a configuration that comes with mbjax in place of its name alone."""
+    out = list(argv)
+    for place, argument in enumerate(argv):
+        if argument.startswith(("--config=", "-config=")):
+            flag, _, spec = argument.partition("=")
+            out[place] = f"{flag}={config_lib.find(spec)}"
+        elif argument in ("--config", "-config") and place + 1 < len(argv):
+            out[place + 1] = config_lib.find(argv[place + 1])
+    return out
 
 
 def _check_keys(argv: list[str]) -> None:

@@ -174,7 +174,7 @@ class _Classifier(ClassifierMixin, BaseEstimator):
 
     def _weights(self, y: np.ndarray, sample_weight: Any) -> np.ndarray:
         """How many examples each one stands for, of mean 1: class weights are weights of the examples."""
-        weight = _check_sample_weight(sample_weight, y, dtype=np.float64)
+        weight = _check_sample_weight(sample_weight, np.empty((len(y), 1)), dtype=np.float64)
         if (weight < 0).any():
             raise UserError(f"sample_weight has {(weight < 0).sum()} negative values: 0 or more is needed")
         weight = weight * compute_sample_weight(self.class_weight, y)
@@ -196,7 +196,7 @@ def _labels(X: Any, y: Any) -> np.ndarray:
 
 
 def _make_score(experiment: train.Experiment, sampled: np.ndarray) -> Any:
-    """The loss by which training stops: every class counts the same, whatever the samplers made of their frequencies."""
+    """The loss by which training stops: every class counts the same, however often the samplers draw it."""
     held = experiment.dataset.splits["validation"]
     predict = evaluate.make_predict(experiment.model, held, batch_size=2048)
     equal = np.full(len(sampled), 1 / len(sampled))
@@ -225,7 +225,7 @@ class MetaBalanceClassifier(_Classifier):
 
     Args:
       hidden: units of each hidden layer; (64, 64) if None. Images have a convolutional network in its place.
-      learning_rate: of the optimiser, SGD with momentum; 0.05 if None.
+      learning_rate: of the optimiser, SGD with momentum; 0.02 if None.
       inner_lr: γ, the learning rate of the adaptation; 0.01 if None.
       pairs: pairs of batches in an update; 8 if None, the paper has 80.
       beta: β, the weight of the support loss beside the query loss; 0 if None.
@@ -251,7 +251,7 @@ class MetaBalanceClassifier(_Classifier):
       classes_: the labels, sorted.
       n_features_in_, feature_names_in_: the columns; names only of frames with text for names.
       predictor_: the `mbjax.Predictor`, which has other class frequencies, and `save`.
-      n_iter_: updates behind the network that was kept, of all calls.
+      n_iter_: updates that were done, of all calls that led to this network.
       history_: what every 50 updates brought, a list of dicts: `updates`, `loss`, `validation_loss` and more.
     """
 

@@ -97,7 +97,6 @@ def hold_out(
     held = np.clip(np.round(fraction * counts), 1, np.maximum(counts - 1, 0)).astype(int)
     if when is False or (when == "auto" and round(fraction * counts[counts > 0].min()) < _FEW):
         return rows, rows[:0]
-    held[counts < 2] = 0
     rng = np.random.default_rng(seed)
     of_class = [rows[y[rows] == number] for number in range(len(counts))]
     kept = np.concatenate([rng.choice(own, count, replace=False) for own, count in zip(of_class, held, strict=True)])

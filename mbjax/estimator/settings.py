@@ -15,14 +15,14 @@ from mbjax.types import Config, UserError
 
 DEFAULTS: Mapping[str, Any] = {
     "model.hidden": (64, 64), "train.batch_size": 128, "query.sampler": "class_balanced", "query.batch_size": 24,
-    "meta.steps": 8, "optimizer.lr": 0.05,
+    "meta.steps": 8,
 }  # fmt: skip
 """The configuration's keys for which the estimators have defaults of their own: for a table of any kind, on a CPU."""
 
 PAPER: Mapping[str, Any] = {
     "model.hidden": (25,), "meta.beta": 0.01, "optimizer.lr": 0.02, "epochs": 100, "updates": None,
 }  # fmt: skip
-"""In place of them with `params="paper"`: the paper's settings for its table of loans, as `configs/loan.py` has them."""
+"""In place of them with `params="paper"`: the paper's settings for its table of loans, those of `configs/loan.py`."""
 
 UPDATES, MOST_UPDATES = 500, 5000
 """How many there are without early stopping, and at most with it, unless a parameter says so."""

@@ -69,7 +69,7 @@ def make_predictor(
 
 
 def sampled_priors(experiment: Experiment) -> np.ndarray:
-    """The class priors at which the network's own outputs are probabilities, `[classes]`: what samplers and loss make."""
+    """The class priors at which the network's own outputs are probabilities, `[classes]`."""
     classes = len(experiment.dataset.classes)
     shares = {name: stream.class_shares(classes) for name, stream in experiment.streams.items()}
     return experiment.recipe.sampled_priors(experiment.sections, shares, experiment.class_counts)

@@ -77,7 +77,7 @@ def fit(
     examples = on_device(experiment.streams, prepare=programs.pad)
     state = init(np.uint32(seed))
     if start is not None:
-        state = jax.tree.map(jnp.array, start.replace(rng=state.rng))
+        state = jax.tree.map(jnp.array, start.replace(rng=None)).replace(rng=state.rng)  # a copy: the program takes it
     step = int(state.step)
     last = np.int32(step + updates)
 

@@ -102,7 +102,7 @@ def value(sections: Mapping[str, Any], key: str) -> Any:
 
 
 def examples(experiment: Experiment) -> dict[str, dict[str, np.ndarray]]:
-    """Each stream's examples, padded to a power of two: training parts differ in size, and programs by shape."""
+    """Each stream's examples, padded: training parts differ in size, and programs by shape."""
     return {
         name: {key: pad(array) for key, array in {"x": stream.x, **stream.labels}.items()}
         for name, stream in experiment.streams.items()
@@ -110,6 +110,6 @@ def examples(experiment: Experiment) -> dict[str, dict[str, np.ndarray]]:
 
 
 def pad(array: np.ndarray) -> np.ndarray:
-    """An array of at least one row with rows of zeros after it, up to a power of two."""
-    rest = 2 ** (len(array) - 1).bit_length() - len(array)
+    """An array of at least one row with rows of zeros after it: 64 rows, 128, 256 and so on."""
+    rest = max(2 ** (len(array) - 1).bit_length(), 64) - len(array)
     return np.pad(array, [(0, rest)] + [(0, 0)] * (array.ndim - 1))
