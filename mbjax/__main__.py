@@ -11,6 +11,7 @@ from mbjax.types import UserError
 COMMANDS = {  # name: (the function, in its module, and one line of help)
     "train": ("mbjax.main:run", "trains and evaluates what a configuration describes"),
     "compare": ("mbjax.compare.__main__:run", "compares all methods on one task, on the same splits"),
+    "predict": ("mbjax.predict.__main__:main", "scores new rows with a finished run's model"),
     "report": ("mbjax.report.__main__:main", "prints tables and draws figures of finished runs"),
     "data": ("mbjax.data.__main__:main", "downloads a data set"),
 }

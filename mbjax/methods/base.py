@@ -137,8 +137,8 @@ class Recipe:
         reads the configuration alone. A stream's name is that of its section.
       epoch_stream: the stream whose passes count as epochs.
       priors: `priors(sections, shares, class_counts) -> [classes]`, not normalised: the class priors at which the
-        trained network's outputs are probabilities, from each stream's shares of the classes. None: those of `epoch_stream`,
-        and what the loss makes of them.
+        trained network's outputs are probabilities, from each stream's shares of the classes. None: those of
+        `epoch_stream`, and what the loss makes of them.
     """
 
     build: Callable[..., Method]

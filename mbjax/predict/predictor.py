@@ -73,8 +73,7 @@ class Predictor:
         Raises:
           UserError: a missing column, values that do not fit, a file that cannot be read, or priors that are none.
         """
-        convert = self._converter(priors)
-        parts = [convert(self._softmax(x)) for x in self._features(X, progress)]
+        parts = [p for _, p in self.chunks(X, priors, progress=progress)]
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)))
 
     def predict(self, X: Any, priors: Priors = None, *, progress: bool = False) -> np.ndarray:
@@ -83,14 +82,15 @@ class Predictor:
         With other priors than those of training, the decision is of the probabilities at these: a threshold, chosen at
         the training priors, stays the number that it is.
         """
-        return self._labels[self.decide(self.predict_proba(X, priors, progress=progress))]
+        return self.classes_of(self.predict_proba(X, priors, progress=progress))
 
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """Class numbers, `[n]`, of probabilities `[n, classes]`."""
-        return self.decision(probabilities)
+    def classes_of(self, probabilities: np.ndarray) -> np.ndarray:
+        """The decided classes, `[n]`, of probabilities `[n, classes]`."""
+        labels = np.array(self.classes) if self.labels is None else self.labels
+        return labels[self.decision(probabilities)]
 
     def decision_function(self, X: Any, priors: Priors = None) -> np.ndarray:
-        """Of two classes, the logit of class 1 less that of the decision's threshold, `[n]`: above 0 where it is chosen.
+        """Of two classes, the logit of class 1 less that of the decision's threshold, `[n]`: above 0 it is chosen.
 
         Raises:
           UserError: more classes than two.
@@ -114,9 +114,9 @@ class Predictor:
 
         files.save(self, folder)
 
-    def chunks(self, X: Any, *, progress: bool = False) -> Iterator["tuple[Any, np.ndarray]"]:
+    def chunks(self, X: Any, priors: Priors = None, *, progress: bool = False) -> Iterator[tuple[Any, np.ndarray]]:
         """Yields parts of `X` as they were read, and the probabilities of their rows; see `predict_proba`."""
-        convert = self._converter(None)
+        convert = self._converter(priors)
         for raw, x in inputs.chunks(X, self.preprocessing, progress=progress):
             yield raw, convert(self._softmax(x))
 
@@ -130,10 +130,6 @@ class Predictor:
             return float(np.clip(of0 / (of0 + of1), 1e-300, 1 - 1e-16)) if of0 + of1 > 0 else 0.5
         return 0.5
 
-    @property
-    def _labels(self) -> np.ndarray:
-        return np.array(self.classes) if self.labels is None else self.labels
-
     def _converter(self, priors: Priors) -> Callable[[np.ndarray], np.ndarray]:
         if isinstance(priors, str):
             if priors != "raw":
@@ -143,9 +139,6 @@ class Predictor:
         return lambda raw: calibration.shift_priors(
             calibration.temper(raw, self.temperature), self.sampled_priors, wanted
         )
-
-    def _features(self, X: Any, progress: bool) -> Iterator[np.ndarray]:
-        return (x for _, x in inputs.chunks(X, self.preprocessing, progress=progress))
 
     def _softmax(self, x: np.ndarray) -> np.ndarray:
         """What the network says itself, `[n, classes]` float64."""
@@ -168,8 +161,12 @@ class Predictor:
             size = min(max(1 << (len(part) - 1).bit_length(), least), most)  # few sizes, so few programs
             if size > len(part):
                 part = np.concatenate([part, np.zeros((size - len(part), *x.shape[1:]), x.dtype)])
-            out.append(_apply(self.network, self._on_device, part))
+            out.append(self._apply(self._on_device, part))
         return np.concatenate([np.asarray(part) for part in out])[: len(x)]
+
+    @functools.cached_property
+    def _apply(self) -> Callable[[PyTree, np.ndarray], jax.Array]:
+        return _make_apply(self.network)
 
     @functools.cached_property
     def _on_device(self) -> PyTree:
@@ -182,10 +179,11 @@ class Predictor:
         self.__dict__.update(state)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(network: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
+@functools.lru_cache(maxsize=32)
+def _make_apply(network: nn.Module) -> Callable[[PyTree, np.ndarray], jax.Array]:
+    """One compiled function for all predictors of one network."""
     apply: Callable[..., Any] = network.apply
-    return apply(variables, augment.to_float(x), train=False)
+    return jax.jit(lambda variables, x: apply(variables, augment.to_float(x), train=False))
 
 
 def _logit(p: float) -> float:

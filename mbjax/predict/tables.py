@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mbjax.data.tables.columns import TableColumns
+from mbjax.options import listed
 from mbjax.types import UserError
 
 
@@ -30,8 +31,8 @@ def as_frame(X: Any, columns: TableColumns) -> pd.DataFrame:
     array = np.asarray(X)
     if array.ndim != 2 or array.shape[1] != len(columns.columns):
         raise UserError(
-            f"the array has the shape {list(array.shape)}: a row for each example and the {len(columns.columns)} "
-            f"columns of training are needed, {', '.join(columns.columns[:20])}{', …' if len(columns.columns) > 20 else ''}"
+            f"the array has the shape {list(array.shape)}: [rows, {len(columns.columns)}] is needed, the columns of "
+            f"training in their order: {listed(columns.columns)}"
         )
     return pd.DataFrame(array, columns=list(columns.columns))
 
@@ -64,11 +65,10 @@ def read(path: Path, columns: TableColumns, *, rows: int) -> Iterator[tuple[pd.D
     else:
         raise UserError(f"{path}: a file that ends in .csv, .csv.gz or .parquet is needed")
     start = 0
-    for frame in frames:
-        if not start:
+    for number, frame in enumerate(frames):
+        if not number:  # which may have no rows: whoever writes the chunks learns the columns from it
             columns.check(list(frame.columns), path.name)
-        if len(frame):
-            yield frame, columns.transform(frame, source=path.name, start=start)
+        yield frame, columns.transform(frame, source=path.name, start=start)
         start += len(frame)
 
 

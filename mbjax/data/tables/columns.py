@@ -16,6 +16,7 @@ from sklearn.preprocessing import OneHotEncoder, RobustScaler, StandardScaler
 from mbjax.options import listed, shown
 from mbjax.types import UserError
 
+_FEW = 64  # rows
 MAX_CATEGORIES = 100  # features that one column of strings may become
 
 
@@ -142,8 +143,8 @@ class TableColumns:
           UserError: a number's column holds something else, or an infinite value.
         """
         x = np.zeros((len(frame), self.features), np.float32)
-        for place, number in enumerate(self.numbers):
-            x[:, place] = self._scaled(number, frame[number.name], f"{source}: column {number.name!r}", start)
+        if self.numbers:
+            x[:, : len(self.numbers)] = self._scaled(frame, source, start)
         at, rows = len(self.numbers), np.arange(len(frame))
         for category in self.categories:
             places = _places(category, frame[category.name], f"{source}: column {category.name!r}")
@@ -152,24 +153,38 @@ class TableColumns:
             at += category.width
         return x
 
-    def _scaled(self, number: Number, column: pd.Series, what: str, start: int) -> np.ndarray:
-        x = as_numbers(column, what, start)
+    def _scaled(self, frame: pd.DataFrame, source: str, start: int) -> np.ndarray:
+        """The numbers' features, `[n, numbers]`."""
+        names, fill, shift, scale, factor = self._learned
+        part = frame[names]
+        if all(map(dtypes.is_numeric_dtype, part.dtypes)):
+            x = part.to_numpy(np.float64, na_value=np.nan, copy=True)
+        else:
+            x = np.column_stack([as_numbers(part[n], f"{source}: column {n!r}", start) for n in names])
         with np.errstate(over="ignore", invalid="ignore"):
             x = x.astype(self.dtype, copy=False)
-            finite = np.isfinite(x.sum())  # one pass, where all is well
-        if not finite:
-            if (infinite := np.isinf(x)).any():
+            all_finite = np.isfinite(x.sum())  # one pass, where all is well
+        if not all_finite:
+            rows, columns = np.nonzero(np.isinf(x))
+            if len(rows):
                 raise UserError(
-                    f"{what} has {infinite.sum()} infinite values, the first in data row "
-                    f"{start + int(infinite.argmax()) + 1}: replace them, or leave the values empty"
+                    f"{source}: column {names[columns[0]]!r} has {(columns == columns[0]).sum()} infinite values, the "
+                    f"first in data row {start + rows[0] + 1}: replace them, or leave the values empty"
                 )
-            x[np.isnan(x)] = number.fill
-        x -= x.dtype.type(number.shift)
-        if number.scale != 1:
-            x /= number.scale
-        if number.factor != 1:
-            x *= x.dtype.type(number.factor)
+            np.copyto(x, fill, where=np.isnan(x))
+        x -= shift
+        if (scale != 1).any():
+            x /= scale
+        if (factor != 1).any():
+            x *= factor
         return x
+
+    @functools.cached_property
+    def _learned(self) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        rows = [dataclasses.astuple(number) for number in self.numbers]
+        values = np.array([row[1:] for row in rows]).astype(self.dtype).T
+        fill, shift, scale, factor = values
+        return [row[0] for row in rows], fill, shift, scale, factor
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold, and `from_dict` reads."""
@@ -278,6 +293,8 @@ def numbers_with_blanks(frame: pd.DataFrame) -> dict[str, np.ndarray]:
 
 def _places(category: Category, column: pd.Series, what: str) -> np.ndarray:
     """The feature of each row, -1 for none."""
+    if len(column) <= _FEW:  # pandas would take longer to start
+        return np.array([_place(category, value) for value in column.tolist()], np.int64)
     if isinstance(column.dtype, pd.CategoricalDtype):
         codes, values = column.cat.codes.to_numpy(), list(column.cat.categories)
     else:
@@ -285,8 +302,11 @@ def _places(category: Category, column: pd.Series, what: str) -> np.ndarray:
             codes, values = pd.factorize(column)
         except TypeError:
             raise UserError(f"{what} holds values that are no text, such as {column.iloc[0]!r}") from None
-    names = [str(value) for value in values]
-    if category.boolean:  # as a CSV file may spell them
-        names = [name.capitalize() for name in names]
-    found = [category.places.get(name, -1) for name in names]
-    return np.array([*found, category.missing])[codes]
+    return np.array([*(_place(category, value) for value in values), category.missing])[codes]
+
+
+def _place(category: Category, value: Any) -> int:
+    if value is None or value is pd.NA or value != value:
+        return category.missing
+    name = str(value)
+    return category.places.get(name.capitalize() if category.boolean else name, -1)  # a CSV file may spell bools so
