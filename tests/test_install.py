@@ -55,7 +55,7 @@ def test_every_package_is_listed():
     assert sorted(listed) == sorted([*setuptools.find_packages(str(ROOT), include=["mbjax*"]), "mbjax.configs"])
 
 
-def test_the_wheel_trains_and_compares_without_a_checkout(scripts, tmp_path):
+def test_the_wheel_trains_predicts_and_compares_without_a_checkout(scripts, tmp_path):
     home = run(scripts / "python", "-c", "import mbjax, mbjax.configs; print(mbjax.__file__)", cwd=tmp_path)
     assert home.startswith(str(scripts.parent))
     out = run(
@@ -67,10 +67,15 @@ def test_the_wheel_trains_and_compares_without_a_checkout(scripts, tmp_path):
     x = rng.normal(size=(200, 2))
     label = np.where(x[:, 0] + rng.normal(size=200) > 1, "yes", "no")
     pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "label": label}).to_csv(tmp_path / "my.csv", index=False)
+    data = ["--config.data.path=my.csv", "--config.data.target=label", "--config.updates=20"]
+    run(scripts / "mbjax", "train", "--config=tabular:erm", *data, "--workdir=table", cwd=tmp_path)
+    run(scripts / "mbjax", "predict", "table", "my.csv", "--out=scores.csv", cwd=tmp_path)
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    np.testing.assert_allclose(scores["probability_yes"] + scores["probability_no"], 1)
+    np.testing.assert_allclose(scores["a"], x[:, 0])
     out = run(
-        scripts / "mbjax", "compare", "--config=tabular", "--config.data.path=my.csv", "--config.data.target=label",
-        "--config.updates=20", "--methods=naive,logistic_regression", "--seeds=2", "--notune", "--out=compared",
-        cwd=tmp_path,
+        scripts / "mbjax", "compare", "--config=tabular", *data, "--methods=naive,logistic_regression", "--seeds=2",
+        "--notune", "--out=compared", cwd=tmp_path,
     )  # fmt: skip
     assert "logistic regression" in out
     assert len((tmp_path / "compared" / "results.jsonl").read_text().splitlines()) == 4

@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
-import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import assert_all_finite, check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from mbjax import train
 from mbjax.estimator import inputs, settings
@@ -51,13 +49,13 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         with settings.in_these_words():
             settings.check(self.get_params(deep=False))
             resume = bool(self.warm_start) and hasattr(self, "predictor_")
-            x, y = inputs.read(self, X, reset=not resume), _labels(X, y)
+            x, y = inputs.read(self, X, reset=not resume), inputs.labels(X, y)
             if resume and not np.array_equal(np.unique(y), self.classes_):
                 raise UserError("warm_start=True: y has other classes than before; fit a new estimator")
             self.classes_ = np.unique(y)
             held = None
             if X_val is not None:
-                held = inputs.read(self, X_val, reset=False), self._numbers(_labels(X_val, y_val))
+                held = inputs.read(self, X_val, reset=False), self._numbers(inputs.labels(X_val, y_val))
             self._fit(x, y, sample_weight, held, resume=resume, partial=False)
         return self
 
@@ -80,7 +78,7 @@ class _Classifier(ClassifierMixin, BaseEstimator):
                 raise UserError(
                     "the first call of partial_fit needs classes=, the labels that there will be in all calls"
                 )
-            x, y = inputs.read(self, X, reset=not resume), _labels(X, y)
+            x, y = inputs.read(self, X, reset=not resume), inputs.labels(X, y)
             if not resume:
                 self.classes_ = np.unique(classes)
             elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
@@ -181,18 +179,6 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         if not weight.any():
             raise UserError("sample_weight: all weights are zero; at least one above zero is needed")
         return weight / weight.mean()
-
-
-def _labels(X: Any, y: Any) -> np.ndarray:
-    if y is None:
-        raise UserError("a classifier requires y to be passed, but the target y is None")
-    y = column_or_1d(y, warn=True)
-    check_consistent_length(X, y)
-    assert_all_finite(y, input_name="y")
-    if pd.isna(y).any():
-        raise UserError("Input y contains NaN or None: drop these rows, or fill them in")
-    check_classification_targets(y)
-    return y
 
 
 def _make_score(experiment: train.Experiment, sampled: np.ndarray) -> Any:

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import validate_data
+from sklearn.utils import assert_all_finite, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, validate_data
 
 from mbjax.data.tables import tabular
 from mbjax.data.tables.columns import TableColumns, as_text
@@ -51,6 +53,23 @@ def _as_frame(array: np.ndarray) -> pd.DataFrame:
         return pd.DataFrame(array.astype(np.float64))
     frame = pd.DataFrame(array.astype(object)).infer_objects()
     return frame.apply(lambda column: as_text(column) if column.dtype == object else column)
+
+
+def labels(X: Any, y: Any) -> np.ndarray:
+    """The labels, `[n]`, checked as scikit-learn does it.
+
+    Raises:
+      UserError, ValueError: no labels, another number than of examples, missing ones, or what are no classes.
+    """
+    if y is None:
+        raise UserError("a classifier requires y to be passed, but the target y is None")
+    y = column_or_1d(y, warn=True)
+    check_consistent_length(X, y)
+    assert_all_finite(y, input_name="y")
+    if pd.isna(y).any():
+        raise UserError("Input y contains NaN or None: drop these rows, or fill them in")
+    check_classification_targets(y)
+    return y
 
 
 def learn(train: pd.DataFrame | np.ndarray, *, robust: bool) -> TableColumns | None:
