@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import imblearn.over_sampling
 import imblearn.pipeline
@@ -29,7 +30,7 @@ COMPILED: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: COMPILED.append(event) if event.endswith("backend_compile_duration") else None
 )
-QUICK = {"max_updates": 100, "random_state": 0}
+QUICK: dict[str, Any] = {"max_updates": 100, "random_state": 0}
 
 
 def table(n=400, share=0.15, seed=0):
@@ -131,7 +132,12 @@ def test_a_weight_counts_as_so_many_examples():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(600, 2)), rng.integers(0, 2, 600)
     weight = np.where((X[:, 0] > 0) & (y == 1), 4, 1)
-    options = {"hidden": (8,), "max_updates": 150, "early_stopping": False, "params": {"query.batch_size": 64}}
+    options: dict[str, Any] = {
+        "hidden": (8,),
+        "max_updates": 150,
+        "early_stopping": False,
+        "params": {"query.batch_size": 64},
+    }
     for make in (MetaBalanceClassifier, lambda **k: ImbalancedClassifier("erm", **k)):
         found = []
         for seed in range(4):
@@ -261,7 +267,7 @@ def test_other_methods_train(method):
 
 
 def configured(model, **given):
-    options = {"seed": 3, "image": False, "stops": True, "one_pass": False, **given}
+    options: dict[str, Any] = {"seed": 3, "image": False, "stops": True, "one_pass": False, **given}
     return settings.configure(model.get_params(deep=False), **options)
 
 
@@ -292,27 +298,25 @@ def test_parameters_are_keys_of_the_configuration():
 
 
 @pytest.mark.parametrize(
-    ("model", "line"),
+    ("parameters", "line"),
     [
-        (MetaBalanceClassifier(learning_rate=-1), "learning_rate=-1: a number above 0 is needed"),
-        (MetaBalanceClassifier(pairs=0), "pairs=0: a whole number of at least 1 is needed"),
-        (MetaBalanceClassifier(scaling="none"), "scaling='none': choose one of standard, robust"),
-        (MetaBalanceClassifier(early_stopping="yes"), "early_stopping='yes': True, False or \"auto\" is needed"),
-        (MetaBalanceClassifier(validation_fraction=1.0), "validation_fraction=1.0: a number above 0 and below 1"),
+        ({"learning_rate": -1}, "learning_rate=-1: a number above 0 is needed"),
+        ({"batch_size": 0}, "batch_size=0: a whole number of at least 1 is needed"),
+        ({"scaling": "none"}, "scaling='none': choose one of standard, robust"),
+        ({"early_stopping": "yes"}, "early_stopping='yes': True, False or \"auto\" is needed"),
+        ({"validation_fraction": 1.0}, "validation_fraction=1.0: a number above 0 and below 1 is needed"),
+        ({"params": {"loss.nam": 1}}, "params has 'loss.nam', which is no key of the configuration; did you mean"),
+        ({"params": {"loss.name": "hinge"}}, "params['loss.name']='hinge': choose one of "),
+        ({"method": "metabalanced"}, "method='metabalanced': choose one of "),
         (
-            MetaBalanceClassifier(params={"loss.nam": 1}),
-            "params has 'loss.nam', which is no key of the ",
+            {"method": "smote", "params": {"train.neighbors": 999}},
+            "params['train.sampler']='smote': class '1' has too few training examples, ",
         ),
-        (MetaBalanceClassifier(params={"loss.name": "hinge"}), "params['loss.name']='hinge': choose one of "),
-        (ImbalancedClassifier("metabalanced"), "method='metabalanced': choose one of "),
-        (ImbalancedClassifier("smote", params={"train.neighbors": 999}), "params['train.sampler']='smote' with "),
-        (
-            MetaBalanceClassifier(learning_rate=1e30),
-            "the loss is nan after 50 updates: lower learning_rate or ",
-        ),
+        ({"learning_rate": 1e30}, "the loss is nan after 50 updates: lower learning_rate or "),
     ],
 )
-def test_a_mistake_is_one_line_in_the_words_of_the_estimator(model, line):
+def test_a_mistake_is_one_line_in_the_words_of_the_estimator(parameters, line):
+    model = ImbalancedClassifier(**parameters)
     X, y = table()
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         model.fit(X, y)

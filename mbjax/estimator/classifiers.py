@@ -128,12 +128,11 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         else:
             held_weight = np.ones(len(held[1]) if held else 0)
         x = inputs.rows_of(x, rows)
-        columns = self.predictor_.preprocessing if resume else inputs.learn(x, robust=self.scaling == "robust")
-        features = columns.transform if columns else lambda images: images
-        splits = {"train": inputs.split(features(x), numbers[rows], weight[rows])}
+        known: Any = self.predictor_.preprocessing if resume else inputs.learn(x, robust=self.scaling == "robust")
+        splits = {"train": inputs.split(known.transform(x), numbers[rows], weight[rows])}
         if held is not None:
-            splits["validation"] = inputs.split(features(held[0]), held[1], held_weight)
-        dataset = Dataset(splits, tuple(map(str, self.classes_)), "the data", preprocessing=columns)
+            splits["validation"] = inputs.split(known.transform(held[0]), held[1], held_weight)
+        dataset = Dataset(splits, tuple(map(str, self.classes_)), "the data", preprocessing=known)
         self._train(dataset, seed, resume=resume, partial=partial)
 
     def _train(self, dataset: Dataset, seed: int, *, resume: bool, partial: bool) -> None:

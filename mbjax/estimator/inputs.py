@@ -8,6 +8,8 @@ from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, validate_data
 
+from mbjax.data.arrays import Arrays
+from mbjax.data.preprocessing import Preprocessing
 from mbjax.data.tables import tabular
 from mbjax.data.tables.columns import TableColumns, as_text
 from mbjax.options import shown
@@ -72,14 +74,14 @@ def labels(X: Any, y: Any) -> np.ndarray:
     return y
 
 
-def learn(train: pd.DataFrame | np.ndarray, *, robust: bool) -> TableColumns | None:
-    """What is to be known of a table's columns; None of images.
+def learn(train: pd.DataFrame | np.ndarray, *, robust: bool) -> Preprocessing:
+    """What makes a network's inputs of a table's columns, or of images.
 
     Raises:
       UserError: no column can be used.
     """
     if not isinstance(train, pd.DataFrame):
-        return None
+        return Arrays.like(train)
     frame = train.assign(**tabular.numbers_with_blanks(train))
     numbers, categories, notes = tabular.kinds(frame)
     if not numbers and not categories:
