@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mbjax.compare import run_comparison
+    from mbjax.estimator import ImbalancedClassifier, MetaBalanceClassifier
     from mbjax.meta import make_meta_step
     from mbjax.predict import Predictor, load
     from mbjax.state import TrainState
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Dataset",
+    "ImbalancedClassifier",
+    "MetaBalanceClassifier",
     "Predictor",
     "Split",
     "TrainState",
@@ -31,6 +34,8 @@ __all__ = [
 
 _HOMES = {
     "Dataset": "mbjax.types",
+    "ImbalancedClassifier": "mbjax.estimator",
+    "MetaBalanceClassifier": "mbjax.estimator",
     "Predictor": "mbjax.predict",
     "Split": "mbjax.types",
     "TrainState": "mbjax.state",

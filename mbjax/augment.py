@@ -186,7 +186,8 @@ def transform(
     if sum_groups:
         group = batch["group"]
         same = (group[..., :, None] == group[..., None, :]).astype(x.dtype)
-        out["weight"] = group.shape[-1] / same.sum(-1)
+        weight = group.shape[-1] / same.sum(-1)
+        out["weight"] = weight * batch["weight"] if "weight" in batch else weight
     return out
 
 

@@ -122,7 +122,7 @@ def _parse(argv: list[str], *, about: str) -> list[str]:
     keys = "--help-config" in argv
     _bring_own_keys(argv)
     try:
-        rest = flags.FLAGS([argument for argument in argv if argument != "--help-config"])
+        rest = flags.FLAGS(_with_files([argument for argument in argv if argument != "--help-config"]))
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
     except (AttributeError, KeyError):
@@ -151,6 +151,18 @@ def _parts(argv: Sequence[str]) -> dict[str, str]:
     """The keys of the command line that name a part, with its name."""
     given = [match for text in argv if (match := re.match(r"--?config\.([^=\[]+)=(.*)", text))]
     return {match[1]: match[2] for match in given if config_lib.names_part(match[1])}
+
+
+def _with_files(argv: Sequence[str]) -> list[str]:
+    """The arguments, with the file of a configuration that comes with mbjax in place of its name alone."""
+    out = list(argv)
+    for place, argument in enumerate(argv):
+        if argument.startswith(("--config=", "-config=")):
+            flag, _, spec = argument.partition("=")
+            out[place] = f"{flag}={config_lib.find_file(spec)}"
+        elif argument in ("--config", "-config") and place + 1 < len(argv):
+            out[place + 1] = config_lib.find_file(argv[place + 1])
+    return out
 
 
 def _check_keys(argv: list[str]) -> None:

@@ -298,13 +298,35 @@ def parse_name(name: str, *, file: str, scenarios: Collection[str] = (), rows: C
     return scenario, row
 
 
+def own_files() -> dict[str, pathlib.Path]:
+    """The configurations that come with mbjax, by name: those of `configs/`, which a wheel has as `mbjax.configs`."""
+    package = pathlib.Path(__file__).parent
+    folders = (package / "configs", package.parent / "configs")
+    return {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("[a-z]*.py"))}
+
+
+def find_file(spec: str) -> str:
+    """`FILE` or `FILE:NAME` as it is, or, where `FILE` is a name of `own_files`, with that file.
+
+    Raises:
+      UserError: a name without an ending that is neither a file nor one of them.
+    """
+    file, colon, name = spec.partition(":")
+    if not file.isidentifier() or pathlib.Path(file).is_file():
+        return spec
+    own = own_files()
+    if file not in own:
+        raise UserError(f"--config={file}: no such file, and none of {', '.join(own)}, which come with mbjax")
+    return f"{own[file]}{colon}{name}"
+
+
 def load(spec: str) -> Config:
     """The configuration of `FILE` or `FILE:NAME`, as `--config` takes it.
 
     Raises:
       UserError: no such file, or what its `get_config` raises.
     """
-    file, _, name = spec.partition(":")
+    file, _, name = find_file(spec).partition(":")
     found = importlib.util.spec_from_file_location("mbjax_config_file", file)
     if found is None or found.loader is None or not pathlib.Path(file).is_file():
         raise UserError(f"--config={file}: no such file")

@@ -70,14 +70,23 @@ class Split:
         is read batch by batch.
       y: class numbers, `[n]`, int32; of a table of many millions any integers.
       group: numbers of the groups that a method may balance and a score may compare, `[n]`, int32, if there are any.
+      weight: how many examples each one stands for, `[n]`, float32, above 0; one each if None. Of the training part
+        only: samplers that read examples by index take it into account, resamplers refuse it.
     """
 
     x: Any  # np.ndarray | HostArray, which no type checker can tell apart where only arrays come
     y: np.ndarray
     group: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def count_classes(self, classes: int) -> np.ndarray:
+        """How many examples of each class there are, `[classes]` int64; with weights what they sum to, float64."""
+        if self.weight is None:
+            return count_classes(self.y, classes)
+        return np.bincount(self.y, weights=self.weight, minlength=classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,5 +130,5 @@ class Dataset:
 
     @property
     def class_counts(self) -> np.ndarray:
-        """Training examples of each class, `[classes]`, int64."""
-        return count_classes(self.train.y, len(self.classes))
+        """Training examples of each class, `[classes]`, int64; by weight, float64, if they have any."""
+        return self.train.count_classes(len(self.classes))

@@ -10,7 +10,7 @@ import mbjax
 ROOT = pathlib.Path(mbjax.__file__).parent
 # From the top down. A module may import those in later rows, and its own package.
 LAYERS = [
-    {"__main__"}, {"main"}, {"compare"}, {"cli"}, {"train", "export"}, {"report", "predict"}, {"config"},
+    {"__main__"}, {"main", "estimator"}, {"compare"}, {"cli"}, {"train", "export"}, {"report", "predict"}, {"config"},
     {"evaluation"}, {"methods"}, {"meta"}, {"devices"}, {"sampling"}, {"data"}, {"models"}, {"augment", "losses"},
     {"meta_checks", "state"}, {"registry"}, {"console", "options", "atomic"}, {"types"},
 ]  # fmt: skip

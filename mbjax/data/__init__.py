@@ -137,7 +137,7 @@ def digest(dataset: Dataset, parts: Iterable[str] = ("train", "validation", "tes
     """A digest of the examples of these parts, as far as the data set has them."""
     sha = hashlib.sha256()
     for split in (dataset.splits[part] for part in parts if part in dataset.splits):
-        arrays = [split.y]
+        arrays = [split.y] if split.weight is None else [split.y, split.weight]
         if isinstance(split.x, np.ndarray):
             arrays.insert(0, split.x)
         else:

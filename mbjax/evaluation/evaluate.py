@@ -125,7 +125,7 @@ class _Batches:
 
     def __init__(self, split: Split, batch_size: int, mesh: Mesh | None):
         self._split, self._count, self._mesh = split, len(split), parallel.flat(mesh)
-        self._size = min(batch_size, self._count)
+        self._size = min(batch_size, 1 << (self._count - 1).bit_length())  # few sizes, so few programs
         rows = np.arange(parallel.padded(self._count, self._size)) % self._count
         rest = np.zeros((len(rows) // self._size, -self._size % mesh.size if mesh else 0), int)
         self._rows = np.concatenate([rows.reshape(-1, self._size), rest], axis=1)  # devices get equally many

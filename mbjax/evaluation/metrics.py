@@ -87,6 +87,21 @@ def scores(
     }
 
 
+def balanced_log_loss(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """The mean over the classes that occur of each one's mean log loss, so that rare classes count as much as common.
+
+    Args:
+      probabilities: `[n, classes]`, rows sum to 1.
+      labels: class numbers, `[n]`.
+      weights: how many examples each one stands for, `[n]`, above 0; one each if None.
+    """
+    weights = np.ones(len(labels)) if weights is None else weights
+    p = np.asarray(probabilities, np.float64)[np.arange(len(labels)), labels]
+    counts = np.bincount(labels, weights=weights)
+    sums = np.bincount(labels, weights=-weights * np.log(np.maximum(p, 1e-15)))
+    return float((sums[counts > 0] / counts[counts > 0]).mean())
+
+
 def adjust_priors(probabilities: np.ndarray, priors: np.ndarray) -> np.ndarray:
     """Divides the training priors out: `p_c / π_c`, normalised (section 6 of the paper; Richard and Lippmann 1991).
 

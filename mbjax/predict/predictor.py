@@ -20,6 +20,7 @@ from mbjax.types import PyTree, UserError
 Priors = None | str | Mapping[str, float] | Sequence[float] | np.ndarray
 _BATCH = 4096  # rows that go through the network at a time; fewer of large inputs
 _BATCH_VALUES = 2**24
+_FEW = 64  # rows of a table go together with others, or with zeros, so that one alone gets the same numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,10 +154,11 @@ class Predictor:
         if not len(x):
             return np.empty((0, int(self.model["outputs"])), np.float32)
         most = max(min(_BATCH, _BATCH_VALUES // max(x[0].size, 1)), 1)
+        least = _FEW if x.ndim == 2 else 1
         out = []
         for start in range(0, len(x), most):
             part = x[start : start + most]
-            size = min(1 << (len(part) - 1).bit_length(), most)  # few sizes, so few programs
+            size = min(max(1 << (len(part) - 1).bit_length(), least), most)  # few sizes, so few programs
             if size > len(part):
                 part = np.concatenate([part, np.zeros((size - len(part), *x.shape[1:]), x.dtype)])
             out.append(self._apply(self._on_device, part))

@@ -126,6 +126,11 @@ def make_stream(
             f"config.{name}.sampler={sampler!r} makes new examples of arrays in memory, without groups; for this data "
             f"choose one of {', '.join(_INDEX_SAMPLERS)}"
         )
+    if split.weight is not None and sampler in RESAMPLERS:
+        raise UserError(
+            f"config.{name}.sampler={sampler!r} makes new examples and takes no weights of examples: choose one of "
+            f"{', '.join(_INDEX_SAMPLERS)}, or leave the weights out"
+        )
     labels, names = (split.group, groups) if split.group is not None and balance == "group" else (split.y, classes)
     strategy = _strategy(sampling_strategy, names, f"config.{name}.sampling_strategy={sampling_strategy!r}")
     try:
@@ -148,7 +153,10 @@ def make_stream(
             f"config.{name}.sampler={sampler!r} with sampling_strategy={sampling_strategy!r} does not fit this data: "
             f"{reason}; change --config.{name}.sampling_strategy, .neighbors or .sampler"
         ) from error
-    return Stream(split.x, split.y, epoch_length, take, split.group)
+    weight = split.weight
+    if weight is not None:
+        weight = stream.loss_weights(labels, weight, natural=sampler == "natural")
+    return Stream(split.x, split.y, epoch_length, take, split.group, weight)
 
 
 def _strategy(value: str | float | dict, classes: tuple[str, ...], shown: str) -> Strategy:

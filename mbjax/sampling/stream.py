@@ -30,6 +30,7 @@ class Stream:
       epoch_length: examples that make an epoch.
       take: `take(start, count)`, the indices at `count` positions from `start` on.
       group: its group numbers, `[n]`, int32, if there are any.
+      weight: what each example's loss is multiplied by, `[n]`, float32, if examples have weights.
     """
 
     x: Any
@@ -37,15 +38,19 @@ class Stream:
     epoch_length: int
     take: Take
     group: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
-        """What goes with `x`: `"y"` and, if there are groups, `"group"`."""
-        return {"y": self.y} if self.group is None else {"y": self.y, "group": self.group}
+        """What goes with `x`: `"y"` and, if there are any, `"group"` and `"weight"`."""
+        every = {"y": self.y, "group": self.group, "weight": self.weight}
+        return {name: values for name, values in every.items() if values is not None}
 
     def class_shares(self, classes: int, most: int = 2**20) -> np.ndarray:
-        """The classes' shares of an epoch, or of its first `most` examples, `[classes]`."""
-        counts = np.bincount(self.y[self.take(0, min(self.epoch_length, most))], minlength=classes)
+        """The classes' shares of an epoch's loss, or of that of its first `most` examples, `[classes]`."""
+        rows = self.take(0, min(self.epoch_length, most))
+        weights = None if self.weight is None else self.weight[rows]
+        counts = np.bincount(self.y[rows], weights=weights, minlength=classes)
         return counts / counts.sum()
 
     def indices(self, step: int, steps: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -134,6 +139,25 @@ def targets(y: np.ndarray, strategy: Strategy, kind: str) -> dict[int, int]:
       ValueError: imbalanced-learn refuses the strategy for these classes.
     """
     return {int(number): int(count) for number, count in (check_sampling_strategy(strategy, y, kind) or {}).items()}
+
+
+def loss_weights(y: np.ndarray, weight: np.ndarray, *, natural: bool) -> np.ndarray:
+    """What to multiply losses by so that an example of weight 2 counts as two of weight 1 would, in expectation.
+
+    Samplers that balance draw each class as often as before, however much its examples weigh; so there the mean over
+    a class's examples is 1, and over all examples where they are drawn as they come.
+
+    Args:
+      y: class numbers, `[n]`.
+      weight: how many examples each one stands for, `[n]`.
+      natural: whether examples are drawn as they come.
+
+    Returns:
+      `[n]`, float32.
+    """
+    of = np.zeros_like(y) if natural else y
+    means = np.bincount(of, weights=weight) / np.maximum(np.bincount(of), 1)
+    return (weight / means[of]).astype(np.float32)
 
 
 def _rows(y: np.ndarray) -> dict[int, np.ndarray]:

@@ -15,7 +15,7 @@ from mbjax import augment, data, losses, methods, models, sampling
 from mbjax.data import splits
 from mbjax.devices import parallel as parallel_lib
 from mbjax.models import conv
-from mbjax.types import Config, Dataset, LossFn, Split, UserError, count_classes
+from mbjax.types import Config, Dataset, LossFn, Split, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Experiment:
       model: the network.
       sections: the configuration's, as dicts.
       make_method: `make_method` below, but for the arguments that this run decides.
-      class_counts: training examples of each class, `[classes]`, of what the method reads.
+      class_counts: training examples of each class, `[classes]`, of what the method reads; by weight if they have any.
       method: the method.
       streams: where its batches come from.
       shapes: what an update takes from each stream.
@@ -99,11 +99,26 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     Raises:
       UserError: a mistake in the configuration or the data.
     """
-    recipe = methods.find(config.method)
     if dataset is None:
         dataset = data.load(config.task, seed=config.seed, **config.data)
     else:
         data.check(dataset)
+    cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
+    return assemble(config, dataset, cache_dir=cache_dir)
+
+
+def assemble(config: Config, dataset: Dataset, *, cache_dir: pathlib.Path | None = None) -> Experiment:
+    """`build` of data that was checked, of which only the training part need be there.
+
+    Args:
+      config: of `mbjax.config.validate`.
+      dataset: what is trained on. A class may have no training example.
+      cache_dir: where resampled data is kept from run to run; None for nowhere.
+
+    Raises:
+      UserError: a mistake in the configuration, or data that the method or a sampler cannot use.
+    """
+    recipe = methods.find(config.method)
     sections = {
         key: value.to_dict() for key, value in config.items() if isinstance(value, ml_collections.FrozenConfigDict)
     }
@@ -111,8 +126,8 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
     # What the method reads decides its class counts and, it may be, the number of its updates.
     shapes = recipe.streams(sections)
     parts = cut(dataset, shapes, sections["clean"]["share"], seed=config.seed)
-    class_counts = count_classes(parts[recipe.epoch_stream].y, len(dataset.classes))
-    streams = _make_streams(parts, sections, dataset, seed=config.seed)
+    class_counts = parts[recipe.epoch_stream].count_classes(len(dataset.classes))
+    streams = _make_streams(parts, sections, dataset, seed=config.seed, cache_dir=cache_dir)
     updates = config.updates
     if updates is None:
         epoch = streams[recipe.epoch_stream].epoch_length
@@ -135,15 +150,15 @@ def cut(dataset: Dataset, streams: Iterable[str], clean_share: float, *, seed: i
     rows = splits.balanced_part(train.y, clean_share, seed=seed, classes=dataset.classes)
     if not isinstance(train.x, np.ndarray):
         raise UserError("the clean part of l2rw and mw_net is cut from data in memory, and this data is read by index")
-    groups = (None, None) if train.group is None else (train.group[rows[0]], train.group[rows[1]])
-    rest, clean = (Split(train.x[r], train.y[r], group) for r, group in zip(rows, groups, strict=True))
+    pick = lambda array, r: None if array is None else array[r]  # noqa: E731
+    rest, clean = (Split(train.x[r], train.y[r], pick(train.group, r), pick(train.weight, r)) for r in rows)
     return {name: clean if name == "clean" else rest for name in streams}
 
 
 def _make_streams(
-    parts: Mapping[str, Split], sections: methods.Sections, dataset: Dataset, *, seed: int
-) -> dict[str, sampling.Stream]:
-    cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
+    parts: Mapping[str, Split], sections: methods.Sections, dataset: Dataset, *, seed: int,
+    cache_dir: pathlib.Path | None,
+) -> dict[str, sampling.Stream]:  # fmt: skip
     options = {"seed": seed, "classes": dataset.classes, "groups": dataset.groups, "cache_dir": cache_dir}
     read = {name: sampling.options_of(name, sections[name]) for name in parts}
     return {name: sampling.make_stream(parts[name], name=name, **read[name], **options) for name in parts}

@@ -12,7 +12,7 @@ from mbjax.evaluation import calibration, decisions, evaluate, metrics
 from mbjax.predict import Predictor
 from mbjax.state import TrainState
 from mbjax.train.experiment import Experiment
-from mbjax.types import UserError
+from mbjax.types import UserError, count_classes
 
 
 def make_predictor(
@@ -43,9 +43,7 @@ def make_predictor(
         raise UserError(f"{dataset.source}: people are identified, there are no classes to predict")
     outputs = 1 if len(dataset.classes) == 2 else len(dataset.classes)
     counts = dataset.class_counts
-    shares = {name: stream.class_shares(len(counts)) for name, stream in experiment.streams.items()}
-    priors = counts / counts.sum()
-    sampled = experiment.recipe.sampled_priors(sections, shares, experiment.class_counts)
+    priors, sampled = counts / counts.sum(), sampled_priors(experiment)
     held = dataset.scored.get("validation", dataset.splits.get("validation"))
     loss = sections["loss"]
     temperature = 1 / loss["scale"] if loss["name"] in losses.WITH_MARGIN else 1.0
@@ -54,7 +52,8 @@ def make_predictor(
         if validation is None:
             mesh = experiment.method.mesh
             validation = evaluate.make_predict(experiment.model, held, batch_size=batch_size, mesh=mesh)(state)
-        temperature = calibration.fit_temperature(validation, held.y, sampled, priors)
+        as_drawn = count_classes(dataset.train.y, len(counts))  # the validation part is drawn without regard to weights
+        temperature = calibration.fit_temperature(validation, held.y, sampled, as_drawn / as_drawn.sum())
         tempered = calibration.temper(validation, temperature)
         calibrated = calibration.shift_priors(tempered, sampled, priors), np.asarray(held.y)
     return Predictor(
@@ -67,6 +66,13 @@ def make_predictor(
         temperature=temperature,
         decision=decisions.decide(sections["decision"] if decision is None else decision, dataset.classes, calibrated),
     )
+
+
+def sampled_priors(experiment: Experiment) -> np.ndarray:
+    """The class priors at which the network's own outputs are probabilities, `[classes]`."""
+    classes = len(experiment.dataset.classes)
+    shares = {name: stream.class_shares(classes) for name, stream in experiment.streams.items()}
+    return experiment.recipe.sampled_priors(experiment.sections, shares, experiment.class_counts)
 
 
 def describe(experiment: Experiment, predictor: Predictor, raw: np.ndarray) -> dict[str, Any]:

@@ -4,11 +4,10 @@ Each run has its own split, samples, initial weights and settings, and the resul
 """
 
 import dataclasses
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -16,21 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbjax.state import TrainState
+from mbjax.train import programs
 from mbjax.train.experiment import Experiment
-from mbjax.train.updates import drive, last_state, make_advance, spans
+from mbjax.train.updates import drive, last_state, spans
 
 log = logging.getLogger("mbjax")
 
-NUMBERS = (
-    *("optimizer.lr", "optimizer.weight_decay"),
-    *("loss.beta", "loss.gamma", "loss.tau", "meta.inner_lr", "meta.beta"),
-)
+NUMBERS = programs.NUMBERS
 """The configuration keys in which runs of one program may differ, beside the seed."""
 
 _EXAMPLES_TOGETHER = 256  # of an update; on a CPU, plain training (24) gains by mapping, MetaBalance (3,200) loses
 
 Mode = Literal["auto", "together", "in_turn"]
-Program = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +99,12 @@ def _together(experiments, seeds, settings, updates_per_call) -> list[list[Train
     numbers = {key: jnp.asarray([setting[key] for setting in settings], jnp.float32) for key in settings[0]}
     member = np.repeat(np.asarray(seeds)[:, None], len(settings), axis=1)
     class_counts = jnp.asarray(np.stack([e.class_counts for e in experiments]), jnp.float32)
-    examples = jax.tree.map(jnp.asarray, _stack([_examples(e) for e in experiments]))
+    examples = jax.tree.map(jnp.asarray, _stack([programs.examples(e) for e in experiments]))
     updates = np.array([e.updates for e in experiments], np.int32)
     equal = bool((updates == updates[0]).all())
     last = updates[0] if equal else updates
     options = {"updates": updates[0] if equal else None, "mapped": True}
-    init, program = _programs(first, tuple(numbers), updates_per_call, **options)
+    init, program = programs.find(first, tuple(numbers), updates_per_call, **options)
 
     def advance(states, counts, rows):
         count = counts[0] if equal else counts
@@ -130,12 +126,12 @@ def _in_turn(experiments, seeds, settings, updates_per_call) -> list[list[TrainS
 
 def _one_seed(
     experiment: Experiment, numbers: Sequence[Mapping[str, Any]], updates_per_call: int
-) -> tuple[Program, Program]:
+) -> tuple[programs.Program, programs.Program]:
     """`init(seed)`, and `advance(states, counts, rows)` of one experiment with all settings, one after another."""
     keys = tuple(numbers[0])
-    init, program = _programs(experiment, keys, updates_per_call, updates=experiment.updates, mapped=False)
+    init, program = programs.find(experiment, keys, updates_per_call, updates=experiment.updates, mapped=False)
     class_counts = jnp.asarray(experiment.class_counts, jnp.float32)
-    examples = jax.tree.map(jnp.asarray, _examples(experiment))
+    examples = jax.tree.map(jnp.asarray, programs.examples(experiment))
 
     def advance(states, counts, rows):
         rows = {name: jnp.asarray(given[0]) for name, given in rows.items()}
@@ -143,72 +139,6 @@ def _one_seed(
         return [program(s, n, class_counts, examples, rows, int(counts[0]), experiment.updates)[0] for s, n in own], {}
 
     return init, advance
-
-
-_PROGRAMS: dict[str, tuple[Program, Program]] = {}
-
-
-def _programs(
-    experiment: Experiment, keys: tuple[str, ...], updates_per_call: int, *, updates: int | None, mapped: bool
-) -> tuple[Program, Program]:
-    """`init(seeds)` and `advance(states, numbers, class_counts, examples, indices, count, updates)`, compiled.
-
-    They are kept: populations that differ in their samplers share them. The number of all updates is part of the
-    program if it is given (optax's schedules need to know it), else its last argument. All on one device, whatever the
-    configuration spreads a lone run over.
-    """
-    sections = {
-        name: {k: v for k, v in section.items() if k not in ("sampler", "sampling_strategy", "neighbors", "dir")}
-        for name, section in experiment.sections.items()
-    }
-    name = experiment.make_method.args[0]
-    shape = experiment.dataset.train.x.shape[1:]
-    key = json.dumps(
-        [name, sections, repr(experiment.model), keys, updates_per_call, updates, mapped, shape], default=str
-    )
-    if key in _PROGRAMS:
-        return _PROGRAMS[key]
-
-    def init(seed):
-        counts = experiment.class_counts
-        return experiment.make_method(sections=experiment.sections, class_counts=counts, updates=1).init(seed)
-
-    def advance(state, numbers, class_counts, examples, indices, count, last):
-        method = experiment.make_method(
-            sections=_replaced(experiment.sections, numbers),
-            class_counts=class_counts,
-            updates=last if updates is None else int(updates),
-        )
-        return make_advance(method, updates_per_call)(state, examples, indices, count)
-
-    if mapped:
-        by_run = None if updates is not None else 0
-        advance = jax.vmap(advance, in_axes=(0, 0, None, None, None, None, None))
-        advance = jax.vmap(advance, in_axes=(0, None, 0, 0, 0, by_run, by_run))
-        init = jax.vmap(jax.vmap(init))
-    _PROGRAMS[key] = jax.jit(init), jax.jit(advance, donate_argnums=0)
-    return _PROGRAMS[key]
-
-
-def _replaced(sections: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[str, Any]:
-    new = {name: dict(section) for name, section in sections.items()}
-    for key, value in numbers.items():
-        section, name = key.split(".")
-        new[section][name] = value
-    return new
-
-
-def _examples(experiment: Experiment) -> dict[str, dict[str, np.ndarray]]:
-    """Each stream's examples, padded to a power of two: resampled parts differ in size, and programs by shape."""
-
-    def padded(array: np.ndarray) -> np.ndarray:
-        rest = 2 ** (len(array) - 1).bit_length() - len(array)
-        return np.pad(array, [(0, rest)] + [(0, 0)] * (array.ndim - 1))
-
-    return {
-        name: {key: padded(array) for key, array in {"x": stream.x, **stream.labels}.items()}
-        for name, stream in experiment.streams.items()
-    }
 
 
 def _stack(trees: list[Any]) -> Any:

@@ -138,19 +138,29 @@ def _read(stream: sampling.Stream, count: int, rows: np.ndarray) -> np.ndarray |
     x = stream.x[rows[:count]]
     if count < len(rows):
         x = np.concatenate([x, np.zeros((len(rows) - count, *x.shape[1:]), x.dtype)])
-    return {"x": x, **{name: labels[rows].astype(np.int32) for name, labels in stream.labels.items()}}
+    return {"x": x, **{name: _narrow(labels[rows]) for name, labels in stream.labels.items()}}
 
 
-def on_device(streams: Mapping[str, sampling.Stream], mesh: jax.sharding.Mesh | None = None) -> dict[str, Examples]:
+def _narrow(labels: np.ndarray) -> np.ndarray:
+    """Class and group numbers as int32, whatever integers a table of many millions keeps; weights as they are."""
+    return labels if labels.dtype == np.float32 else labels.astype(np.int32)
+
+
+def on_device(
+    streams: Mapping[str, sampling.Stream],
+    mesh: jax.sharding.Mesh | None = None,
+    prepare: Callable[[np.ndarray], np.ndarray] = lambda array: array,
+) -> dict[str, Examples]:
     """Puts each stream's examples on the device, or on every one of a mesh; arrays that streams share only once.
 
-    Streams whose examples stay on the host are left out.
+    Streams whose examples stay on the host are left out. `prepare` is applied to each array first.
     """
     placed: dict[int, jax.Array] = {}
 
     def place(array: np.ndarray) -> jax.Array:
         if id(array) not in placed:
-            placed[id(array)] = jnp.asarray(array) if mesh is None else parallel.replicate(array, mesh)
+            own = prepare(array)
+            placed[id(array)] = jnp.asarray(own) if mesh is None else parallel.replicate(own, mesh)
         return placed[id(array)]
 
     return {

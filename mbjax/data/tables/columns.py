@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pandas.api import types as dtypes
 from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, RobustScaler, StandardScaler
 
 from mbjax.options import listed, shown
 from mbjax.types import UserError
@@ -78,6 +78,7 @@ class TableColumns:
         categories: Sequence[str],
         scale: Sequence[str] | None = None,
         ignored: Sequence[str] = (),
+        robust: bool = False,
     ) -> Self:
         """Learns medians, means, deviations, the most frequent values and the categories of a training part.
 
@@ -87,10 +88,12 @@ class TableColumns:
           categories: the columns of strings, categories or bools.
           scale: the numbers to scale; all if None. The others come first.
           ignored: see the attribute.
+          robust: scales by the median and the distance of the quartiles in place of the mean and the deviation.
         """
         scaled = [name for name in numbers if scale is None or name in scale]
         plain = [name for name in numbers if name not in scaled]
-        learned = [*_fit_numbers(train, plain, scale=False), *_fit_numbers(train, scaled, scale=True)]
+        scaler = RobustScaler() if robust else StandardScaler()
+        learned = [*_fit_numbers(train, plain, None), *_fit_numbers(train, scaled, scaler)]
         places = tuple(_fit_category(train.loc[:, name]) for name in categories)
         return cls(tuple(map(str, train.columns)), tuple(learned), places, tuple(ignored))
 
@@ -199,17 +202,20 @@ class TableColumns:
         )
 
 
-def _fit_numbers(train: pd.DataFrame, names: Sequence[str], *, scale: bool) -> list[Number]:
+def _fit_numbers(
+    train: pd.DataFrame, names: Sequence[str], scaler: StandardScaler | RobustScaler | None
+) -> list[Number]:
     if not names:
         return []
     floats = pd.DataFrame({name: as_numbers(train.loc[:, name], f"column {name!r}") for name in names})
     imputer = SimpleImputer(strategy="median")
     filled = imputer.fit_transform(floats)
     fills = imputer.statistics_.tolist()
-    if not scale:
+    if scaler is None:
         return [Number(name, fill) for name, fill in zip(names, fills, strict=True)]
-    scaler = StandardScaler().fit(filled)
-    learned = zip(names, fills, np.asarray(scaler.mean_).tolist(), np.asarray(scaler.scale_).tolist(), strict=True)
+    scaler.fit(filled)
+    shifts = scaler.center_ if isinstance(scaler, RobustScaler) else scaler.mean_
+    learned = zip(names, fills, np.asarray(shifts).tolist(), np.asarray(scaler.scale_).tolist(), strict=True)
     return [Number(*one) for one in learned]
 
 

@@ -138,7 +138,7 @@ def from_frame(
     frame = frame.drop(columns=[target])
     spelled = numbers_with_blanks(frame)
     frame = frame.assign(**spelled)
-    numbers, categories, column_notes = _kinds(frame.iloc[index["train"]])
+    numbers, categories, column_notes = kinds(frame.iloc[index["train"]])
     if not numbers and not categories:
         raise UserError(f"{source}: no feature is left beside {target!r}; {'; '.join(column_notes)}")
     floats = {name: as_numbers(frame.loc[:, name], f"{source}: column {name!r}") for name in numbers}
@@ -185,7 +185,7 @@ def _check_finite(numbers: pd.DataFrame, source: str) -> None:
         )
 
 
-def _kinds(train: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
+def kinds(train: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
     """Sorts the columns into numbers and categories; notes say which are left out and why."""
     numbers, categories, notes = [], [], []
     for name in train.columns:

@@ -1,0 +1,1 @@
+"""The configurations that come with mbjax: `mbjax train --config=digits`, in a checkout also `configs/digits.py`."""
