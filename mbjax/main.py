@@ -12,7 +12,7 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from mbjax import cli, report, train
+from mbjax import cli, programs, report, train
 from mbjax.devices import hosts, parallel
 from mbjax.types import UserError
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     parallel.use_all_cores()
     numbers = {"coordinator": _COORDINATOR.value, "processes": _PROCESSES.value, "process": _PROCESS.value}
     hosts.start(hosts.find_place(os.environ, **numbers))
-    cli.keep_programs()
+    programs.keep()
     config = _CONFIG.value
     try:
         settings = config.to_dict()

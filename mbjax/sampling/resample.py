@@ -1,8 +1,8 @@
 """imbalanced-learn's resamplers: computed once, and kept on disk."""
 
 import hashlib
+import io
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from imblearn.over_sampling import ADASYN, SMOTE, SVMSMOTE, BorderlineSMOTE
 from imblearn.under_sampling import AllKNN, ClusterCentroids, EditedNearestNeighbours, NearMiss
 from sklearn.exceptions import ConvergenceWarning
 
-from mbjax import atomic
+from mbjax import sealed
 from mbjax.sampling.stream import Strategy, targets
 from mbjax.types import Split, UserError
 
@@ -65,11 +65,12 @@ def resample(
       ValueError, RuntimeError: the resampler cannot work on this data with these settings.
     """
     resampler = _make(sampler, strategy, neighbors, seed)
-    path = None
-    if cache_dir is not None:
-        path = Path(cache_dir) / f"{sampler}-{_digest(split, sampler, resampler.get_params())}.npz"
-        if (cached := _read(path)) is not None:
-            return cached
+    cache = None if cache_dir is None else sealed.Cache(Path(cache_dir), "resampled data")
+    key = "" if cache is None else _digest(split, sampler, resampler.get_params())
+    name = f"{sampler}-{key}.kept"
+    if cache is not None and (kept := cache.get(name, key)) is not None:
+        with np.load(io.BytesIO(kept), allow_pickle=False) as arrays:
+            return Split(arrays["x"], arrays["y"])
     grow: list[int] = []
     if sampler in _SYNTHESIZERS:
         grow = [number for number, count in targets(split.y, strategy, "over-sampling").items() if count]
@@ -84,8 +85,10 @@ def resample(
     x = x if np.issubdtype(split.x.dtype, np.floating) else np.rint(x)
     resampled = Split(x.astype(split.x.dtype).reshape(-1, *split.x.shape[1:]), y.astype(np.int32))
     _check_counts(split.y, resampled.y, grow, sampler, classes)
-    if path is not None:
-        _write(path, resampled)
+    if cache is not None:
+        content = io.BytesIO()
+        np.savez(content, x=resampled.x, y=resampled.y)
+        cache.put(name, key, content.getvalue())
     return resampled
 
 
@@ -139,23 +142,3 @@ def _digest(split: Split, sampler: str, settings: dict[str, Any]) -> str:
     for array in (split.x, split.y):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _read(path: Path) -> Split | None:
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            return Split(arrays["x"], arrays["y"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
-        logging.warning("%s cannot be read and is computed again: %s", path, error)
-        return None
-
-
-def _write(path: Path, split: Split) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.writing(path) as stream:
-            np.savez(stream, x=split.x, y=split.y)
-    except OSError as error:
-        logging.warning("%s cannot be written; the next run resamples again: %s", path, error)
