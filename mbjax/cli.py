@@ -12,7 +12,7 @@ import jax
 from absl import app, flags
 
 from mbjax import config as config_lib
-from mbjax import train
+from mbjax import console, train
 from mbjax.console import say
 from mbjax.devices import hosts
 from mbjax.types import UserError
@@ -26,11 +26,17 @@ def run(main: Callable[[list[str]], None]) -> None:
     Args:
       main: takes the arguments that are no flags; its module's docstring is the command's help.
     """
+    console.heed_signals()
     try:
         app.run(main, flags_parser=functools.partial(_parse, about=str(sys.modules[main.__module__].__doc__)))
-    except UserError as error:
-        status = say(f"error: {error}", 2)
-        hosts.leave(str(error), status)
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise
+        if isinstance(error, OSError) and jax.distributed.is_initialized():
+            hosts.await_news()
+        line = f"error: {error}" if isinstance(error, UserError) else console.describe_failure(error)
+        status = say(line, 2)
+        hosts.leave(line.removeprefix("error: "), status)
         sys.exit(status)
     except train.Interrupted as interruption:
         hosts.finish()
@@ -44,15 +50,18 @@ def run(main: Callable[[list[str]], None]) -> None:
     except SystemExit:
         hosts.finish()
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         sys.stdout.flush()
-        os._exit(say("stopped; the same command does the rest", 130))  # and waits for no other process
+        line, status = console.describe_stop(stop, "; the same command does the rest")
+        os._exit(say(line, status))  # and waits for no other process
 
 
 def show_log() -> None:
     """Shows mbjax's own lines alone: a checkpoint makes its library write dozens."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("mbjax").setLevel(logging.INFO)
+    for library in ("absl", "asyncio", "orbax"):  # of a damaged checkpoint they log traces, and mbjax one line
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def _parse(argv: list[str], *, about: str) -> list[str]:
@@ -69,9 +78,12 @@ def _parse(argv: list[str], *, about: str) -> list[str]:
         rest = flags.FLAGS([argument for argument in argv if argument != "--help-config"])
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
-    except (AttributeError, KeyError):
-        _check_keys(argv)
+    except UserError:
         raise
+    except Exception as error:
+        if isinstance(error, AttributeError | KeyError):
+            _check_keys(argv)
+        raise UserError(f"--config: {config_lib.failure(error)}") from error
     if keys:
         print("\n".join(config_lib.help_lines(flags.FLAGS["config"].value)))
         sys.exit(0)

@@ -84,10 +84,11 @@ class Cache:
     Args:
       folder: made, for this user alone, when something is first written.
       what: one of them, for messages: "resampled data".
+      private: whether the folder is refused where others may write to it. Else it is a folder of the user's.
     """
 
-    def __init__(self, folder: Path, what: str):
-        self.folder, self._what, self._failed = folder, what, False
+    def __init__(self, folder: Path, what: str, *, private: bool = True):
+        self.folder, self._what, self._private, self._failed = folder, what, private, False
 
     def get(self, name: str, key: str) -> bytes | None:
         """The content that `put` was given for this key; None where there is none, or it is damaged.
@@ -96,7 +97,8 @@ class Cache:
         """
         path = self.folder / name
         try:
-            refuse_shared(self.folder)
+            if self._private:
+                refuse_shared(self.folder)
         except OSError:  # `put` says so
             return None
         try:
@@ -119,7 +121,8 @@ class Cache:
         """Keeps the content, if it can be written; else says so in one line."""
         path = self.folder / name
         try:
-            make_private(self.folder)
+            if self._private:
+                make_private(self.folder)
             with atomic.writing(path) as stream:
                 stream.write(_MAGIC + self._digest(key, content))
                 stream.write(content)

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from mbjax import sealed
 from mbjax.devices import hosts
 from mbjax.state import TrainState
-from mbjax.types import PyTree, UserError
+from mbjax.types import PyTree, UserError, first_line
 
 log = logging.getLogger("mbjax")
 _NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ESTALE)  # of files that cannot be read now
@@ -64,9 +64,10 @@ class Checkpoints:
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:  # whatever a full disk makes orbax and its storage raise
+            folder, why = self._manager.directory, first_line(error)
             raise UserError(
-                f"checkpoint {step} cannot be saved in {self._manager.directory} ({_reason(error)}): the ones before "
-                "it are whole, and the same command resumes there"
+                f"checkpoint {step} cannot be saved in {folder} ({why}): the ones before it are whole, and the same "
+                "command resumes there"
             ) from error
 
     def restore(self, like: TrainState) -> TrainState:
@@ -89,7 +90,7 @@ class Checkpoints:
                 raise
             except Exception as error:  # whatever a truncated file makes orbax and its storage raise
                 self._check_readable(step)
-                reason = _reason(error)
+                reason = first_line(error)
             if not hosts.any_of(bool(reason)):
                 return state
             self._set_aside(step, reason or "another process cannot read it")
@@ -159,11 +160,6 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
-
-
-def _reason(error: Exception) -> str:
-    """One short line of an error whose message may have many."""
-    return " ".join((str(error).strip() or type(error).__name__).splitlines()[0].split())[:200]
 
 
 def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:

@@ -144,7 +144,10 @@ def cut(dataset: Dataset, streams: Iterable[str], clean_share: float, *, seed: i
 def _make_streams(
     parts: Mapping[str, Split], sections: methods.Sections, dataset: Dataset, *, seed: int
 ) -> dict[str, sampling.Stream]:
-    cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
+    try:
+        cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
+    except RuntimeError:  # there is no home
+        cache_dir = None
     options = {"seed": seed, "classes": dataset.classes, "groups": dataset.groups, "cache_dir": cache_dir}
     read = {name: {key: sections[name][key] for key in _SAMPLING} for name in parts}
     return {name: sampling.make_stream(parts[name], name=name, **read[name], **options) for name in parts}
