@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import logging
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import Any
 import imblearn
 import numpy as np
 import sklearn
-from absl import logging
 from imblearn.combine import SMOTEENN
 from imblearn.over_sampling import ADASYN, SMOTE, SVMSMOTE, BorderlineSMOTE
 from imblearn.under_sampling import AllKNN, ClusterCentroids, EditedNearestNeighbours, NearMiss
@@ -19,6 +20,8 @@ from sklearn.exceptions import ConvergenceWarning
 from mbjax import sealed
 from mbjax.sampling.stream import Strategy, targets
 from mbjax.types import Split, UserError
+
+log = logging.getLogger("mbjax")
 
 # Name: (how to make it, its parameter for `neighbors`).
 _SYNTHESIZERS: dict[str, tuple[Callable[[], Any], str]] = {  # they draw new examples between neighbours of one class
@@ -75,6 +78,7 @@ def resample(
     if sampler in _SYNTHESIZERS:
         grow = [number for number, count in targets(split.y, strategy, "over-sampling").items() if count]
         _check_neighbors(split, sampler, resampler, grow, classes, config_key)
+        _check_memory(split, strategy)
     rows = split.x.reshape(len(split), -1)
     rows = rows if np.issubdtype(rows.dtype, np.floating) else rows.astype(np.float32)
     with warnings.catch_warnings():
@@ -119,6 +123,14 @@ def _check_neighbors(
     )
 
 
+def _check_memory(split: Split, strategy: Strategy) -> None:
+    """Refuses a result that is larger than the machine's memory."""
+    rows = len(split) + sum(targets(split.y, strategy, "over-sampling").values())
+    needed, memory = 2 * rows * split.x[0].nbytes, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise ValueError(f"{rows:,} examples take {needed / 2**30:.1f} GiB, the memory has {memory / 2**30:.1f} GiB")
+
+
 def _check_counts(
     before: np.ndarray, after: np.ndarray, grow: list[int], sampler: str, classes: tuple[str, ...]
 ) -> None:
@@ -131,7 +143,7 @@ def _check_counts(
     if stayed and len(stayed) == len(grow):
         raise ValueError(f"it adds no example of {names(stayed)}")
     if stayed:
-        logging.warning("%s adds no example of %s", sampler, names(stayed))
+        log.warning("%s adds no example of %s", sampler, names(stayed))
 
 
 def _digest(split: Split, sampler: str, settings: dict[str, Any]) -> str:
