@@ -1,12 +1,20 @@
-"""Files and folders that are there whole or not at all: neither a reader nor a kill sees a part of one."""
+"""Files and folders that are there whole or not at all, and that one process at a time writes to."""
 
 import contextlib
+import errno
+import fcntl
+import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from mbjax.types import UserError
+
+log = logging.getLogger("mbjax")
 
 
 @contextlib.contextmanager
@@ -50,3 +58,53 @@ def making(folder: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locking(file: Path, option: str, *, shared: bool = False) -> Iterator[None]:
+    """Holds the lock of a folder during the block. The system gives it back when the process ends, however it ends.
+
+    Args:
+      file: the lock's own file in the folder, which is made.
+      option: what another folder is chosen with, for the message.
+      shared: whether others may hold it, too, who share it.
+
+    Raises:
+      UserError: another process holds it; the message has its number and its host.
+    """
+    try:
+        stream = _lock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    except BlockingIOError:
+        holder = (file.read_text(errors="replace").strip() if file.exists() else "") or "another process"
+        raise UserError(
+            f"{file.parent} is in use by {holder}: wait until that ends, or choose another {option}"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        log.warning("%s has no locks (%s): see that no other process writes to it", file.parent, error.strerror)
+        yield
+        return
+    with stream:
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
+            os.truncate(stream.fileno(), 0)
+            os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
+        try:
+            yield
+        finally:
+            if not shared:  # while it is held: whoever opened it before finds that it is gone, and makes another
+                file.unlink(missing_ok=True)
+
+
+def _lock(file: Path, kind: int) -> BinaryIO:
+    """Raises a BlockingIOError if another process has the lock."""
+    while True:
+        stream = file.open("ab")
+        try:
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
+            if os.fstat(stream.fileno()).st_nlink:
+                return stream
+        except BaseException:
+            stream.close()
+            raise
+        stream.close()

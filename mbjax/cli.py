@@ -1,15 +1,11 @@
-"""What the commands share: a user's mistake is one line and exit status 2; compiled programs are kept on disk."""
+"""What the commands share: how the flags are read, what is shown, and how each of them ends."""
 
 import contextlib
 import functools
-import hashlib
 import logging
 import os
-import pathlib
-import platform
 import re
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,14 +14,12 @@ import jax
 from absl import app, flags
 
 from mbjax import config as config_lib
-from mbjax import train
+from mbjax import console, train
 from mbjax.console import say
 from mbjax.devices import hosts
 from mbjax.types import UserError
 
 log = logging.getLogger("mbjax")
-
-_KEPT_BYTES = 2 * 2**30
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -34,11 +28,17 @@ def run(main: Callable[[list[str]], None]) -> None:
     Args:
       main: takes the arguments that are no flags; its module's docstring is the command's help.
     """
+    console.heed_signals()
     try:
         app.run(main, flags_parser=functools.partial(_parse, about=str(sys.modules[main.__module__].__doc__)))
-    except UserError as error:
-        status = say(f"error: {error}", 2)
-        hosts.leave(str(error), status)
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise
+        if isinstance(error, OSError) and jax.distributed.is_initialized():
+            hosts.await_news()
+        line = f"error: {error}" if isinstance(error, UserError) else console.describe_failure(error)
+        status = say(line, 2)
+        hosts.leave(line.removeprefix("error: "), status)
         sys.exit(status)
     except train.Interrupted as interruption:
         hosts.finish()
@@ -52,62 +52,18 @@ def run(main: Callable[[list[str]], None]) -> None:
     except SystemExit:
         hosts.finish()
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         sys.stdout.flush()
-        os._exit(say("stopped; the same command does the rest", 130))  # and waits for no other process
+        line, status = console.describe_stop(stop, "; the same command does the rest")
+        os._exit(say(line, status))  # and waits for no other process
 
 
 def show_log() -> None:
     """Shows mbjax's own lines alone: a checkpoint makes its library write dozens."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("mbjax").setLevel(logging.INFO)
-
-
-def keep_programs(folder: pathlib.Path = pathlib.Path("~/.cache/mbjax/compiled")) -> None:
-    """Keeps compiled programs on disk, so that the next start of the same job compiles nothing.
-
-    What JAX's own variables say goes first: `JAX_COMPILATION_CACHE_DIR` is another folder, which stays as it grows, and
-    `JAX_ENABLE_COMPILATION_CACHE=0` is none. Call it when a job's processes have joined: several keep programs only in
-    a folder that the variable names, for all have to find the same there. GPUs wait for one another when they compile.
-    """
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small programs take long together
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.distributed.is_initialized():
-        return
-    try:
-        own = folder.expanduser() / _machine()
-        own.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=own).close()
-    except (OSError, RuntimeError) as error:  # the latter where there is no home
-        log.warning("compiled programs are not kept: %s", error)
-        return
-    _prune(own.parent, _KEPT_BYTES)
-    jax.config.update("jax_compilation_cache_dir", str(own))
-
-
-def _machine() -> str:
-    """A name for machines that may share programs: those for a CPU hold its instructions, and loops cut for its cores.
-
-    JAX's own key lacks the cores and does not promise the instructions; a home folder may be that of many machines.
-    """
-    try:
-        first = pathlib.Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
-        parts = ("vendor_id", "cpu family", "model", "flags", "CPU ", "Features")
-        cpu = "\n".join(line for line in first.splitlines() if line.startswith(parts))
-    except OSError:
-        cpu = platform.processor()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.machine()}-{hashlib.sha256(cpu.encode()).hexdigest()[:8]}-{cores}"
-
-
-def _prune(folder: pathlib.Path, limit: int) -> None:
-    """Removes the files that were not read for longest, until the others have at most `limit` bytes."""
-    with contextlib.suppress(OSError):  # another process may be at it
-        files = [(path.stat(), path) for path in folder.rglob("*") if path.is_file()]
-        for stat, path in sorted(files, key=lambda file: file[0].st_atime, reverse=True):
-            limit -= stat.st_size
-            if limit < 0:
-                path.unlink(missing_ok=True)
+    for library in ("absl", "asyncio", "orbax"):  # of a damaged checkpoint they log traces, and mbjax one line
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def _parse(argv: list[str], *, about: str) -> list[str]:
@@ -125,9 +81,12 @@ def _parse(argv: list[str], *, about: str) -> list[str]:
         rest = flags.FLAGS(_with_files([argument for argument in argv if argument != "--help-config"]))
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
-    except (AttributeError, KeyError):
-        _check_keys(argv)
+    except UserError:
         raise
+    except Exception as error:
+        if isinstance(error, AttributeError | KeyError):
+            _check_keys(argv)
+        raise UserError(f"--config: {config_lib.failure(error)}") from error
     if keys:
         print("\n".join(config_lib.help_lines(flags.FLAGS["config"].value)))
         sys.exit(0)

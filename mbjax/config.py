@@ -6,6 +6,8 @@ A file in `configs/` takes `base()` and changes what its task needs; `validate` 
 import dataclasses
 import importlib.util
 import pathlib
+import sysconfig
+import traceback
 from collections.abc import Collection, Mapping
 from typing import Any, get_args
 
@@ -21,6 +23,7 @@ from mbjax.options import (
     COUNT,
     POSITIVE,
     SEED,
+    Kind,
     Option,
     Section,
     choice,
@@ -30,7 +33,7 @@ from mbjax.options import (
     shown,
     unset_or,
 )  # fmt: skip
-from mbjax.types import Config, UserError
+from mbjax.types import Config, UserError, first_line
 
 # Any name will do for a data set of one's own; `data.load` refuses one that it does not know.
 _TASK = dataclasses.replace(data.DATASETS.kind, valid=lambda x: isinstance(x, str))
@@ -226,6 +229,11 @@ def validate(config: Config) -> Config:
       UserError: a value of another type or out of its range, or a key that nothing declares; one line that names the
         key, the value and what is allowed.
     """
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"the configuration is {shown(config)}, a {type(config).__name__}: a ConfigDict is needed, as "
+            "mbjax.config.base() makes it"
+        )
     values = config.to_dict()
     if own := _own(values):
         for name, options in own.items():
@@ -246,8 +254,15 @@ def _check(prefix: str, section: Section, values: Mapping[str, Any]) -> None:
         value = values.get(option.name)
         if loose and value in (None, ""):
             continue
-        if not option.kind.valid(value):
+        if not _is_valid(option.kind, value):
             raise UserError(f"config.{prefix}{option.name}={shown(value)}: {option.kind.describe()}")
+
+
+def _is_valid(kind: Kind, value: Any) -> bool:
+    try:
+        return bool(kind.valid(value))
+    except Exception:  # a value of a type that nobody thought of: one that cannot be compared, say
+        return False
 
 
 def _check_keys(values: Mapping[str, Any], sections: Mapping[str, Section]) -> None:
@@ -324,15 +339,30 @@ def load(spec: str) -> Config:
     """The configuration of `FILE` or `FILE:NAME`, as `--config` takes it.
 
     Raises:
-      UserError: no such file, or what its `get_config` raises.
+      UserError: no such file, or one that fails.
     """
     file, _, name = find_file(spec).partition(":")
     found = importlib.util.spec_from_file_location("mbjax_config_file", file)
     if found is None or found.loader is None or not pathlib.Path(file).is_file():
         raise UserError(f"--config={file}: no such file")
     module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module.get_config(name) if name else module.get_config()
+    try:
+        found.loader.exec_module(module)
+        return module.get_config(name) if name else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config={file}: {failure(error)}") from error
+
+
+def failure(error: Exception) -> str:
+    """What a configuration file raised, and its line: the last one that is of no library."""
+    where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
+    libraries = (*map(sysconfig.get_path, ("stdlib", "purelib")), str(pathlib.Path(__file__).parent), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    if own := [frame for frame in frames if not frame.filename.startswith(libraries)]:
+        where = where or f"{own[-1].filename} line {own[-1].lineno}: "
+    return f"{where}{type(error).__name__}: {first_line(error)}"
 
 
 def unknown_key(config: Config, keys: Collection[str]) -> str:

@@ -12,7 +12,8 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from mbjax import cli, report, train
+from mbjax import cli, programs, report, train
+from mbjax import config as config_lib
 from mbjax.devices import hosts, parallel
 from mbjax.types import UserError
 
@@ -33,12 +34,14 @@ def main(argv: list[str]) -> None:
     parallel.use_all_cores()
     numbers = {"coordinator": _COORDINATOR.value, "processes": _PROCESSES.value, "process": _PROCESS.value}
     hosts.start(hosts.find_place(os.environ, **numbers))
-    cli.keep_programs()
+    programs.keep()
     config = _CONFIG.value
     try:
-        settings = config.to_dict()
+        getattr(config, "to_dict", None)
     except OSError as error:  # a file that could not be loaded says so only when it is used
         raise UserError(f"--config: {str(error).splitlines()[-1].strip()}") from None
+    config_lib.validate(config)
+    settings = config.to_dict()
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
     workdir = _WORKDIR.value or os.path.join("runs", f"{config.task}-{config.method}-{digest}")
     result = train.train_and_evaluate(config, workdir)

@@ -7,8 +7,8 @@ Each owner declares an `Option` for each of its keys, and `mbjax.config` collect
 
 import dataclasses
 import difflib
-import math
 import numbers
+import sys
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -58,21 +58,27 @@ class Section:
     options: tuple[Option, ...]
 
 
+_LARGEST = sys.float_info.max
+_BELOW = 2**31  # what the device counts with has 32 bits
+
+
 def _number(words: str, allowed: Callable[[Any], bool] = lambda x: True) -> Kind:
     def valid(x: Any) -> bool:
         if isinstance(x, bool) or not isinstance(x, numbers.Real):
             return False
         number: Any = x  # NaN is in no interval, and isfinite does not take whole numbers of any size
-        return -math.inf < number < math.inf and allowed(number)
+        return -_LARGEST <= number <= _LARGEST and allowed(number)
 
     return Kind(f"a number {words}is needed", valid, float)
 
 
-def _whole(words: str, allowed: Callable[[int], bool] = lambda x: True) -> Kind:
+def _whole(words: str, allowed: Callable[[int], bool] = lambda x: True, below: int = _BELOW) -> Kind:
     def valid(x: Any) -> bool:
-        return isinstance(x, numbers.Integral) and not isinstance(x, bool) and allowed(int(x))
+        if isinstance(x, bool) or not isinstance(x, numbers.Integral):
+            return False
+        return -below < int(x) < below and allowed(int(x))
 
-    return Kind(f"a whole number {words}is needed", valid, int)
+    return Kind(f"a whole number {words}is needed" + f", below {below}" * (below == _BELOW), valid, int)
 
 
 NUMBER = _number("")
@@ -85,9 +91,14 @@ WHOLE = _whole("")
 WHOLE_NOT_NEGATIVE = _whole("of at least 0 ", lambda x: x >= 0)
 COUNT = _whole("of at least 1 ", lambda x: x >= 1)
 # scikit-learn takes no larger seeds, and JAX's keys of 32 bits would not tell them apart.
-SEED = _whole("from 0 to 4294967295 ", lambda x: 0 <= x < 2**32)
+SEED = _whole("from 0 to 4294967295 ", lambda x: x >= 0, below=2**32)
 FLAG = Kind("True or False is needed", lambda x: isinstance(x, bool), bool)
 TEXT = Kind("a text is needed", lambda x: isinstance(x, str), str)
+
+
+def count_to(most: int) -> Kind:
+    """A whole number from 1 to `most`."""
+    return _whole(f"from 1 to {most} ", lambda x: x >= 1, below=most + 1)
 
 
 def choice(names: Collection[str], more: str = "") -> Kind:
@@ -115,7 +126,10 @@ WHOLES = several(WHOLE, "whole numbers in brackets are needed, such as (5, 50)")
 
 def shown(value: Any, limit: int = 80) -> str:
     """A value on one line of a message, its middle left out where it is long."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except Exception as error:  # a whole number of more than 4,300 digits, say
+        text = f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
     return text if len(text) <= limit else f"{text[: limit - 20]} … {text[-17:]}"
 
 

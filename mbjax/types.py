@@ -25,6 +25,12 @@ class UserError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of another library's error, or its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split())[:200] if lines else type(error).__name__
+
+
 class HostArray(Protocol):
     """Examples that stay on the host and are read by index: image files, a memory-mapped array.
 

@@ -1,8 +1,10 @@
 """What becomes of checkpoints that are damaged, or of another network: none is ever lost."""
 
+import errno
 import logging
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from mbjax.state import TrainState
@@ -176,5 +179,98 @@ def test_a_full_memory_is_no_damage(error, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints._manager, "restore", fail)
     with pytest.raises(type(error)):
         checkpoints.restore(state_at(0))
+    checkpoints.close()
+    assert contents(tmp_path) == before
+
+
+def flipped(file: pathlib.Path, place: int, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1 << bit
+    file.write_bytes(content)
+
+
+# Orbax closes its event loop when the first array cannot be read, and the others' threads find it closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_flipped_bit_anywhere_gives_the_same_state_or_the_one_before_with_a_word(tmp_path, caplog):
+    save(tmp_path / "whole", 20, 30)
+    files = sorted(f.relative_to(tmp_path / "whole") for f in (tmp_path / "whole/30").rglob("*") if f.is_file())
+    random = np.random.default_rng(5)
+    aside = 0
+    for number, file in enumerate(files * 4):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", folder)
+        size = (folder / file).stat().st_size
+        if not size:
+            continue
+        flipped(folder / file, int(random.integers(size)), int(random.integers(8)))
+        caplog.clear()
+        state = restore(folder, state_at(0))
+        said = [record.getMessage() for record in caplog.records if record.name == "mbjax"]
+        step = int(state.step)
+        expected = state_at(step)
+        jax.tree.map(np.testing.assert_array_equal, key_data(state), key_data(expected))
+        assert (step, len(said)) in {(30, 0), (20, 1)}, (file, said)
+        assert (folder / "damaged-30").exists() == (step == 20)
+        aside += step == 20
+    assert aside > 10
+
+
+def key_data(state: TrainState) -> TrainState:
+    return state.replace(rng=jax.random.key_data(state.rng))
+
+
+def test_values_that_the_checksum_is_not_of_are_damage(tmp_path, caplog):
+    """A whole checkpoint, in every way that its files can tell, of other values."""
+    save(tmp_path, 20, 30)
+    shutil.rmtree(tmp_path / "30" / "state")
+    other = state_at(30)
+    other = other.replace(params=jax.tree.map(lambda p: p + 1e-6, other.params))
+    checkpoints = Checkpoints(tmp_path / "another", keep=3, data="d")
+    checkpoints.save(other)
+    checkpoints.close()
+    shutil.copytree(tmp_path / "another/30/state", tmp_path / "30/state")
+    assert int(restore(tmp_path, state_at(0)).step) == 20
+    assert "checkpoint 30 is damaged (its checksum does not match)" in caplog.text
+
+
+def test_checkpoints_without_checksums_of_older_versions_are_taken(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=3, data="d")
+    items: Any = ocp.args.Composite(
+        state=ocp.args.StandardSave(state_at(10)),  # pyright: ignore[reportCallIssue]
+        run=ocp.args.JsonSave({"data": "d"}),  # pyright: ignore[reportCallIssue]
+    )
+    checkpoints._manager.save(10, args=items)
+    checkpoints.close()
+    assert int(restore(tmp_path, state_at(0)).step) == 10
+
+
+def test_files_that_cannot_be_opened_now_are_no_damage(tmp_path, monkeypatch):
+    save(tmp_path, 10, 20)
+    before = contents(tmp_path)
+    checkpoints = Checkpoints(tmp_path, keep=3, data="d")
+
+    def too_many(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files", "d/1")
+
+    monkeypatch.setattr(checkpoints._manager, "restore", too_many)
+    monkeypatch.setattr(pathlib.Path, "open", too_many)
+    with pytest.raises(UserError, match=r"^d/1 cannot be read \(Too many open files\): the checkpoint stays"):
+        checkpoints.restore(state_at(0))
+    monkeypatch.undo()
+    checkpoints.close()
+    assert contents(tmp_path) == before
+
+
+def test_a_full_disk_is_one_line_and_what_is_there_stays(tmp_path, monkeypatch):
+    save(tmp_path, 10)
+    before = contents(tmp_path)
+    checkpoints = Checkpoints(tmp_path, keep=3, data="d")
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device\nand\nmore")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(UserError, match=r"^checkpoint 20 cannot be saved in .*No space left on device\): the ones .*"):
+        checkpoints.save(state_at(20))
     checkpoints.close()
     assert contents(tmp_path) == before

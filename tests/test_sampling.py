@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -289,7 +290,7 @@ def test_the_cache_computes_once(tmp_path, computations: list[str]):
     assert np.array_equal(first.x, second.x)
     assert np.array_equal(first.y, second.y)
     assert (second.x.dtype, second.y.dtype) == (np.float32, np.int32)
-    assert [path.suffix for path in cache.iterdir()] == [".npz"]  # nothing temporary is left
+    assert [path.suffix for path in cache.iterdir()] == [".kept"]  # nothing temporary is left
 
     nudged = TWO.x.copy()
     nudged[0, 0] = np.nextafter(nudged[0, 0], np.float32(9))
@@ -338,11 +339,46 @@ def test_a_damaged_cache_file_is_computed_again(tmp_path, computations: list[str
     first = stream(TWO, "smote", cache_dir=tmp_path)
     (path,) = tmp_path.iterdir()
     whole = bytearray(path.read_bytes())
-    for place in (2, 40, 200, 400, len(whole) - 10):
+    places = [*range(0, len(whole), len(whole) // 60), len(whole) - 1]
+    for number, place in enumerate(places):
         broken = whole.copy()
-        broken[place] ^= 0x55
+        broken[place] ^= 1 << number % 8
         path.write_bytes(bytes(broken))
         assert np.array_equal(stream(TWO, "smote", cache_dir=tmp_path).x, first.x)
+        assert len(computations) == 2 + number
+    aside = path.with_name(f"{path.name}.damaged")
+    assert sorted(tmp_path.iterdir()) == [path, aside]
+    assert aside.read_bytes() == bytes(broken)
+
+
+def test_another_result_under_the_same_name_is_not_believed(tmp_path, computations: list[str]):
+    first = stream(TWO, "smote", cache_dir=tmp_path)
+    (path,) = tmp_path.iterdir()
+    stream(TWO, "smote", cache_dir=tmp_path, seed=1)
+    (other,) = set(tmp_path.iterdir()) - {path}
+    path.write_bytes(other.read_bytes())
+    assert np.array_equal(stream(TWO, "smote", cache_dir=tmp_path).x, first.x)
+    assert len(computations) == 3
+
+
+def test_a_cache_folder_that_others_may_write_to_is_neither_read_nor_written(tmp_path, computations, caplog):
+    stream(TWO, "smote", cache_dir=tmp_path)
+    tmp_path.chmod(0o770)
+    stream(TWO, "smote", cache_dir=tmp_path)
+    stream(TWO, "smote", cache_dir=tmp_path, seed=1)
+    assert len(computations) == 3
+    assert len(list(tmp_path.iterdir())) == 1
+    said = f"resampled data cannot be kept in {tmp_path} (others may write to it: chmod go-w): it is made again"
+    assert caplog.text.count(said) == 2
+
+
+def test_a_cache_folder_is_made_for_its_user_alone(tmp_path):
+    before = os.umask(0o002)
+    try:
+        stream(TWO, "smote", cache_dir=tmp_path / "cache" / "resampled")
+    finally:
+        os.umask(before)
+    assert [folder.stat().st_mode & 0o077 for folder in (tmp_path / "cache", tmp_path / "cache/resampled")] == [0, 0]
 
 
 def test_a_cache_that_cannot_be_written_only_warns(tmp_path, caplog):

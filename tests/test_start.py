@@ -9,8 +9,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax._src import compilation_cache
 
-from mbjax import cli
+from mbjax import programs
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -26,10 +27,10 @@ finally:
 """
 SMALL = """
 import jax
-from mbjax import cli
+from mbjax import cli, programs
 cli.show_log()
-cli.keep_programs()
-print(jax.jit(lambda x: 2 * x)(21))
+programs.keep()
+print(abs(jax.jit(lambda x: 2 * x)(21)))
 """
 
 
@@ -49,13 +50,15 @@ def python(code, *arguments, **environment):
 
 
 def kept(home):
-    return sorted(path for path in (home / ".cache/mbjax/compiled").rglob("*-cache"))
+    return sorted(path for path in (home / ".cache/mbjax/compiled").rglob("*-kept"))
 
 
 @pytest.fixture
-def jax_settings():
-    """Puts back what `keep_programs` sets."""
+def jax_settings(monkeypatch):
+    """Puts back what `programs.keep` sets."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    monkeypatch.setattr(compilation_cache, "get_file_cache", compilation_cache.get_file_cache)
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "")
     before = {name: getattr(jax.config, name) for name in names}
     yield lambda: {name: getattr(jax.config, name) for name in names}
     for name, value in before.items():
@@ -97,19 +100,53 @@ def test_the_folder_that_the_user_names_is_taken(tmp_path):
     assert not kept(tmp_path)
 
 
+def test_a_damaged_program_is_set_aside_and_compiled_again(tmp_path):
+    """JAX itself would crash of it, or compute something else."""
+    python(SMALL, HOME=tmp_path)
+    one, other = kept(tmp_path)
+    whole = one.read_bytes(), other.read_bytes()
+    flipped = bytearray(whole[1])
+    flipped[len(flipped) // 3] ^= 4
+    for broken in ((whole[0][:-1], bytes(flipped)), (whole[1], b"")):  # a whole one of another key, as of a wrong name
+        one.write_bytes(broken[0])
+        other.write_bytes(broken[1])
+        done = python(SMALL, HOME=tmp_path)
+        assert done.stdout == "42\n"
+        lines = done.stderr.splitlines()
+        assert len(lines) == 2
+        assert all(
+            line.startswith("a compiled program is damaged and is made again; the file is now") for line in lines
+        )
+        assert [path.with_name(f"{path.name}.damaged").read_bytes() for path in (one, other)] == [*broken]
+    assert python(SMALL, HOME=tmp_path).stderr == ""
+
+
+def test_programs_are_kept_for_their_user_alone(tmp_path):
+    python(SMALL, HOME=tmp_path)
+    (own,) = (tmp_path / ".cache/mbjax/compiled").iterdir()
+    assert all(folder.stat().st_mode & 0o077 == 0 for folder in (own.parent.parent, own.parent, own))
+    own.chmod(0o777)
+    before = {path: path.stat().st_mtime_ns for path in own.iterdir()}
+    done = python(SMALL, HOME=tmp_path)
+    assert done.stdout == "42\n"
+    assert done.stderr == (f"compiled programs are not kept: [Errno 1] others may write to it: chmod go-w: '{own}'\n")
+    assert {path: path.stat().st_mtime_ns for path in own.iterdir()} == before
+
+
 def test_several_processes_keep_programs_only_where_they_are_told(tmp_path, monkeypatch, jax_settings):
     for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         monkeypatch.delenv(name, raising=False)
     before = jax_settings()["jax_compilation_cache_dir"]
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
-    cli.keep_programs(tmp_path)
+    programs.keep(tmp_path)
     assert jax_settings()["jax_compilation_cache_dir"] == before
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
-    cli.keep_programs(tmp_path)
+    programs.keep(tmp_path)
     assert jax_settings() == {
-        "jax_compilation_cache_dir": str(tmp_path / cli._machine()), "jax_persistent_cache_min_compile_time_secs": 0.0
-    }  # fmt: skip
+        "jax_compilation_cache_dir": str(tmp_path / programs._machine()),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
 
 
 def test_machines_share_programs_only_if_instructions_and_cores_are_the_same(monkeypatch):
@@ -119,7 +156,7 @@ def test_machines_share_programs_only_if_instructions_and_cores_are_the_same(mon
         text = core.format(mhz=mhz, more=more)
         monkeypatch.setattr(pathlib.Path, "read_text", lambda path: text)
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(cores))
-        return cli._machine()
+        return programs._machine()
 
     assert name() == name(mhz="3100")
     assert len({name(), name(more=""), name(cores=(0,))}) == 3
@@ -131,9 +168,9 @@ def test_what_was_not_read_for_longest_is_removed_first(tmp_path):
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(bytes(100))
         os.utime(file, (1e9 - age, 1e9 + age))  # written in the other order
-    cli._prune(tmp_path, 300)
+    programs._prune(tmp_path, 300)
     assert len(list(tmp_path.glob("*/*"))) == 3
-    cli._prune(tmp_path, 250)
+    programs._prune(tmp_path, 250)
     assert sorted(path.name for path in tmp_path.glob("*/*")) == ["middle", "new"]
-    cli._prune(tmp_path, 99)
+    programs._prune(tmp_path, 99)
     assert not list(tmp_path.glob("*/*"))

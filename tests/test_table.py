@@ -216,7 +216,7 @@ class TestValues:
         first = load(arrays)
         next(arrays.glob("scaling-*")).write_bytes(b"PK")
         np.testing.assert_array_equal(load(arrays).test.x[:], first.test.x[:])
-        assert "is computed again" in caplog.text
+        assert "is damaged and is made again" in caplog.text
 
 
 class TestLabels:

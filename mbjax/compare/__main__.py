@@ -19,7 +19,7 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from mbjax import cli
+from mbjax import cli, programs
 from mbjax.compare import driver
 from mbjax.compare.plan import Task, names_of
 from mbjax.methods import METHODS
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}: options are written --config.key=value")
     cli.show_log()
-    cli.keep_programs()
+    programs.keep()
     file, _, name = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     # A row or a method behind the colon is what the comparison chooses itself.
     scenario = name.partition(",")[0] if name not in METHODS else ""

@@ -1,23 +1,24 @@
 """The comparison: it plans the runs, does those that are missing, and writes the table."""
 
+import contextlib
 import functools
-import json
 import logging
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 import tqdm
 
 import mbjax
+from mbjax import atomic, data, sealed
 from mbjax import config as config_lib
-from mbjax import data
 from mbjax.compare import figures, folders, plan, work, workers
 from mbjax.compare import table as comparison
+from mbjax.options import shown
 from mbjax.types import Config, UserError
 
 log = logging.getLogger("mbjax")
@@ -121,32 +122,48 @@ def complete(
         )
     searches = [after for name in names if (after := task.rows[name].after) and after not in names]
     planned = functools.partial(plan.plan, task, [*searches, *names], seeds, data_digest=data.digest(loaded))
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / (f"results-{shard[0]}.jsonl" if shard else "results.jsonl")
-    runs = plan.distinct(planned())
-    pool = workers.Pool(jobs, backend, scheduler)
-    do_missing = functools.partial(_do_missing, out=out, file=file, pool=pool, shard=shard, source=task.dataset)
-    do_missing(runs)
-    if searches:
-        runs = plan.distinct(planned(found=plan.found_settings(searches, runs, read(out), seeds)))
-        after = [run for run in runs if task.rows[run.row].after]
-        do_missing(after)
-    done = read(out)
-    lines = [{**done[run.key], "row": run.row} for run in runs if run.key in done]
-    name = first.task if task.dataset is None else loaded.source  # the paper has no figures for data of one's own
-    if runs[0].alone:
-        table = folders.make_table(lines, task=task, name=name, kind=loaded.kind, select=select, out=out)
-    else:
-        lines += [_adjusted(line, row) for row in names if task.rows[row].like for line in lines
-                  if line["row"] == task.rows[row].like and line["status"] == "ok"]  # fmt: skip
-        shared: dict[str, Any] = {"rows": task.rows, "task": name}
-        table = comparison.make_table(lines, select=select, overlap=loaded.overlap, **shared)
-        if any(line["status"] == "ok" for line in lines):
-            figures.plot_comparison(lines, out / "comparison.png", select=select, **shared)
-            figures.plot_pairs(lines, out / "pairs.png", **shared)
-    (out / "table.md").write_text(table)
-    (out / "times.md").write_text(comparison.make_times(lines, task.rows))
-    return Comparison(table, lines)
+    with locked(out, shard):
+        read(out, say=True)
+        file = out / (f"results-{shard[0]}.jsonl" if shard else "results.jsonl")
+        runs = plan.distinct(planned())
+        pool = workers.Pool(jobs, backend, scheduler)
+        do_missing = functools.partial(_do_missing, out=out, file=file, pool=pool, shard=shard, source=task.dataset)
+        do_missing(runs)
+        if searches:
+            runs = plan.distinct(planned(found=plan.found_settings(searches, runs, read(out), seeds)))
+            do_missing([run for run in runs if task.rows[run.row].after])
+        done = read(out)
+        lines = [{**done[run.key], "row": run.row} for run in runs if run.key in done]
+        name = first.task if task.dataset is None else loaded.source  # the paper has no figures for data of one's own
+        if runs[0].alone:
+            table = folders.make_table(lines, task=task, name=name, kind=loaded.kind, select=select, out=out)
+        else:
+            lines += [_adjusted(line, row) for row in names if task.rows[row].like for line in lines
+                      if line["row"] == task.rows[row].like and line["status"] == "ok"]  # fmt: skip
+            shared: dict[str, Any] = {"rows": task.rows, "task": name}
+            table = comparison.make_table(lines, select=select, overlap=loaded.overlap, **shared)
+            if any(line["status"] == "ok" for line in lines):
+                figures.plot_comparison(lines, out / "comparison.png", select=select, **shared)
+                figures.plot_pairs(lines, out / "pairs.png", **shared)
+        atomic.write_text(out / "table.md", table)
+        atomic.write_text(out / "times.md", comparison.make_times(lines, task.rows))
+        return Comparison(table, lines)
+
+
+@contextlib.contextmanager
+def locked(out: pathlib.Path, shard: tuple[int, int] | None) -> Iterator[None]:
+    """Makes the folder and holds it during the block. Shards share it, and each holds its own part.
+
+    Raises:
+      UserError: the folder cannot be made, or another process holds it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out={shown(str(out))}: {getattr(error, 'strerror', error)}") from None
+    part = contextlib.nullcontext() if shard is None else atomic.locking(out / f".lock-{shard[0]}", "--shard or --out")
+    with atomic.locking(out / ".lock", "--out", shared=shard is not None), part:
+        yield
 
 
 def _do_missing(
@@ -182,26 +199,40 @@ def _adjusted(line: Mapping[str, Any], row: str) -> dict[str, Any]:
     return {**line, "row": row, **parts}
 
 
-def read(out: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """The lines of every results file of a folder, by their run's key; a line that a kill cut short is left out."""
-    lines = {}
+def read(out: pathlib.Path, *, say: bool = False) -> dict[str, dict[str, Any]]:
+    """The lines of every results file of a folder, by their run's key.
+
+    A last line that a kill cut short is left out; so are damaged lines, whose runs are then missing:
+    `say` logs how many.
+    """
+    lines, damaged = {}, 0
     for file in sorted(out.glob("results*.jsonl")):
-        for text in file.read_text().splitlines():
+        for text in file.read_bytes().decode(errors="replace").rpartition("\n")[0].splitlines():
             try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                continue
-            lines[line["key"]] = line
+                line = sealed.loads(text)
+                if not isinstance(line["status"], str):
+                    raise sealed.Damaged("it has no status")
+                lines[str(line["key"])] = line
+            except (sealed.Damaged, KeyError, TypeError):
+                damaged += 1
+    if damaged and say:
+        log.warning("%s: %d damaged lines of results are left out, and their runs done again", out, damaged)
     return lines
 
 
 def append(file: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Adds the lines of a unit in one write."""
-    cut = file.exists() and not file.read_bytes().endswith(b"\n")  # a kill in the middle of a line
-    with file.open("a") as stream:
-        stream.write(("\n" if cut else "") + "".join(json.dumps(line) + "\n" for line in lines))
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Adds the lines of a unit in one write, after the last whole line: a kill, or a full disk, may have cut one."""
+    with file.open("a+b") as stream:
+        whole = stream.seek(0) or stream.read().rfind(b"\n") + 1
+        stream.truncate(whole)
+        try:
+            stream.write("".join(sealed.dumps(line) + "\n" for line in lines).encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(file, whole)
+            raise
 
 
 def _code() -> str:

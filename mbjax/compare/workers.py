@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import joblib
 
-from mbjax import cli
+from mbjax import cli, programs
 from mbjax.types import UserError
 
 log = logging.getLogger("mbjax")
@@ -116,7 +116,7 @@ def _start(folder: str, jobs: int, parent: int) -> None:
             break
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     cli.show_log()
-    cli.keep_programs()
+    programs.keep()
 
 
 def _take(number: int, jobs: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pooch
 import requests
 
-from mbjax.options import TEXT, Option
+from mbjax.options import TEXT, Option, shown
 from mbjax.types import UserError
 
 ORIGINS: dict[str, str] = {
@@ -42,7 +42,19 @@ REMOTES: dict[str, Remote] = {
 
 def data_dir(dir: str = "") -> Path:
     """The data folder: `dir`, else `$MBJAX_DATA_DIR`, else `~/.cache/mbjax`."""
-    return Path(dir or os.environ.get("MBJAX_DATA_DIR") or "~/.cache/mbjax").expanduser()
+    return expand(dir or os.environ.get("MBJAX_DATA_DIR") or "~/.cache/mbjax")
+
+
+def expand(path: str) -> Path:
+    """The path with `~` replaced.
+
+    Raises:
+      UserError: it is the home of nobody.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{shown(path)}: there is no such home folder; write the path in full") from None
 
 
 def find_own(path: str, dir: str, *, wanted: str) -> Path:
@@ -58,11 +70,14 @@ def find_own(path: str, dir: str, *, wanted: str) -> Path:
     """
     if not path:
         raise UserError(f"config.data.path: name {wanted} with --config.data.path=PATH")
-    places = [Path(path).expanduser().absolute(), data_dir(dir) / path]
-    for place in places:
-        if place.exists():
-            return place
-    raise UserError(f"config.data.path={path!r}: there is neither {places[0]} nor {places[1]}")
+    places = [expand(path).absolute(), data_dir(dir) / path]
+    try:
+        for place in places:
+            if place.exists():
+                return place
+    except OSError as error:  # a name that is too long
+        raise UserError(f"config.data.path={shown(path)}: {error.strerror}") from None
+    raise UserError(f"config.data.path={shown(path, 200)}: there is neither {places[0]} nor {places[1]}")
 
 
 def find(names: str | Sequence[str], dir: str = "") -> Path:

@@ -24,7 +24,10 @@ def encode_labels(labels: pd.Series) -> tuple[np.ndarray, tuple[str, ...], tuple
     """
     values = labels.to_numpy()
     if values.dtype == object:
-        values = values.astype(str)
+        try:
+            values = values.astype(str)
+        except UnicodeDecodeError:  # bytes that are no text
+            values = np.array([str(value) for value in values])
     elif values.dtype.kind == "f" and (values % 1 == 0).all():
         values = values.astype(np.int64)
     names, y, counts = np.unique(values, return_inverse=True, return_counts=True)

@@ -10,14 +10,14 @@ from mbjax import losses
 from mbjax.devices import parallel
 from mbjax.meta import make_meta_step
 from mbjax.methods.base import Method, Problem, Recipe, Sections, Shapes, stream_section
-from mbjax.options import COUNT, NOT_NEGATIVE, SHARE_BELOW_1, Option, Section, choice, unset_or
+from mbjax.options import COUNT, NOT_NEGATIVE, SHARE_BELOW_1, Option, Section, choice, count_to, unset_or
 from mbjax.state import TrainState
 from mbjax.types import Batch, LossFn, Metrics
 
 OPTIONS = (  # of config.meta
     Option("steps", 80, COUNT, "pairs of a support and a query batch in an update"),
     Option("inner_lr", 0.01, NOT_NEGATIVE, "γ, the learning rate of the adaptation to a support batch"),
-    Option("inner_steps", 1, COUNT, "SGD steps of the adaptation"),
+    Option("inner_steps", 1, count_to(100), "SGD steps of the adaptation"),
     Option("beta", 0.0, NOT_NEGATIVE, "β, the weight of the support loss beside the query loss"),
     Option("grad_mode", "mixed", choice(("mixed", "reverse", "first_order")), "how the adaptation is differentiated"),
     Option("pairs_per_chunk", None, unset_or(COUNT, "None to leave it to mbjax"),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mbjax.data.images.labelled import read_arrays
 from mbjax.data.imbalance import DRAWN
 from mbjax.evaluation import metrics
 from mbjax.report import tables
@@ -119,8 +120,8 @@ def match_table(runs: pd.DataFrame, pair: str, *, paper: str | None = None) -> s
 
 
 def _matched_scores(folder: pathlib.Path, result: dict[str, Any], majority_accuracy: float) -> metrics.Scores:
-    with np.load(tables.found(folder, "predictions.npz", "run it again in a new folder")) as arrays:
-        probabilities, labels = arrays["probabilities"], arrays["labels"]
+    arrays = read_arrays(tables.found(folder, "predictions.npz", "run it again in a new folder"))
+    probabilities, labels = arrays["probabilities"], arrays["labels"]
     majority = int(np.argmax(result["data"]["class_counts"]["train"]))
     matched = metrics.match_majority(
         probabilities, labels, majority_class=majority, majority_accuracy=majority_accuracy

@@ -1,6 +1,5 @@
 """Figures of runs. They are drawn off screen and read well in print, in grey too."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
+from mbjax import sealed
 from mbjax.evaluation.identification import FALSE_ACCEPTS
 from mbjax.report import tables
 from mbjax.types import UserError
@@ -127,7 +127,11 @@ def training_figure(runs: pd.DataFrame) -> Figure:
 
 
 def _rows(folder: pathlib.Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in tables.found(folder, "metrics.jsonl").read_text().splitlines()]
+    file = tables.found(folder, "metrics.jsonl")
+    try:
+        return [sealed.loads(line) for line in file.read_bytes().decode(errors="replace").splitlines()]
+    except sealed.Damaged as error:
+        raise UserError(f"{file} has a damaged line ({error}): run it again, or leave it out") from None
 
 
 def _colors(count: int) -> list[Any]:

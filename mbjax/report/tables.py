@@ -1,6 +1,5 @@
 """What a run or a group of runs scored, as text."""
 
-import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mbjax import config
+from mbjax import config, sealed
 from mbjax.evaluation import metrics
 from mbjax.report.paper import ACCURACY
 from mbjax.types import UserError
@@ -83,7 +82,7 @@ def load_runs(groups: Mapping[str, Sequence[str | pathlib.Path]], *, chosen: Seq
         seeds: set[int] = set()
         for folder in map(pathlib.Path, folders):
             row = _load_run(folder)
-            settings = config.flatten(json.loads(found(folder, "config.json").read_text()))
+            settings = config.flatten(read(folder, "config.json"))
             # The others do not change what is computed: where the data lies, and how many devices share the work.
             free = ("seed", "data.dir", "parallel", *chosen)
             settings = {key: value for key, value in settings.items() if key not in free}
@@ -100,8 +99,16 @@ def load_runs(groups: Mapping[str, Sequence[str | pathlib.Path]], *, chosen: Seq
     return pd.DataFrame(rows)
 
 
+def read(folder: pathlib.Path, name: str) -> dict[str, Any]:
+    """The content of a run's `config.json` or `result.json`; a UserError if it is missing or damaged."""
+    try:
+        return sealed.read(found(folder, name))
+    except sealed.Damaged as error:
+        raise UserError(f"{folder / name} is damaged ({error}): run it again, or leave it out") from None
+
+
 def _load_run(folder: pathlib.Path) -> dict[str, Any]:
-    result = json.loads(found(folder, "result.json").read_text())
+    result = read(folder, "result.json")
     protocol = result.get("protocol", "clean")  # runs older than the choice are clean
     columns = {"folder": folder, "protocol": protocol, **{key: result[key] for key in ("seed", "updates", "seconds")}}
     scores = {name: value for name, value in result["test"].items() if name in (*SCORES, *BY_CLASS)}

@@ -1,8 +1,10 @@
 """imbalanced-learn's resamplers: computed once, and kept on disk."""
 
 import hashlib
+import io
+import logging
+import os
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,16 @@ from typing import Any
 import imblearn
 import numpy as np
 import sklearn
-from absl import logging
 from imblearn.combine import SMOTEENN
 from imblearn.over_sampling import ADASYN, SMOTE, SVMSMOTE, BorderlineSMOTE
 from imblearn.under_sampling import AllKNN, ClusterCentroids, EditedNearestNeighbours, NearMiss
 from sklearn.exceptions import ConvergenceWarning
 
-from mbjax import atomic
+from mbjax import sealed
 from mbjax.sampling.stream import Strategy, targets
 from mbjax.types import Split, UserError
+
+log = logging.getLogger("mbjax")
 
 # Name: (how to make it, its parameter for `neighbors`).
 _SYNTHESIZERS: dict[str, tuple[Callable[[], Any], str]] = {  # they draw new examples between neighbours of one class
@@ -67,15 +70,17 @@ def resample(
       ValueError, RuntimeError: the resampler cannot work on this data with these settings.
     """
     resampler = _make(sampler, strategy, neighbors, seed, factory)
-    path = None
-    if cache_dir is not None:
-        path = Path(cache_dir) / f"{sampler}-{_digest(split, sampler, resampler.get_params())}.npz"
-        if (cached := _read(path)) is not None:
-            return cached
+    cache = None if cache_dir is None else sealed.Cache(Path(cache_dir), "resampled data")
+    key = "" if cache is None else _digest(split, sampler, resampler.get_params())
+    name = f"{sampler}-{key}.kept"
+    if cache is not None and (kept := cache.get(name, key)) is not None:
+        with np.load(io.BytesIO(kept), allow_pickle=False) as arrays:
+            return Split(arrays["x"], arrays["y"])
     grow: list[int] = []
     if sampler in _SYNTHESIZERS:
         grow = [number for number, count in targets(split.y, strategy, "over-sampling").items() if count]
         _check_neighbors(split, sampler, resampler, grow, classes, config_key)
+        _check_memory(split, strategy)
     rows = split.x.reshape(len(split), -1)
     rows = rows if np.issubdtype(rows.dtype, np.floating) else rows.astype(np.float32)
     with warnings.catch_warnings():
@@ -86,8 +91,10 @@ def resample(
     x = x if np.issubdtype(split.x.dtype, np.floating) else np.rint(x)
     resampled = Split(x.astype(split.x.dtype).reshape(-1, *split.x.shape[1:]), y.astype(np.int32))
     _check_counts(split.y, resampled.y, grow, sampler, classes)
-    if path is not None:
-        _write(path, resampled)
+    if cache is not None:
+        content = io.BytesIO()
+        np.savez(content, x=resampled.x, y=resampled.y)
+        cache.put(name, key, content.getvalue())
     return resampled
 
 
@@ -120,6 +127,14 @@ def _check_neighbors(
     )
 
 
+def _check_memory(split: Split, strategy: Strategy) -> None:
+    """Refuses a result that is larger than the machine's memory."""
+    rows = len(split) + sum(targets(split.y, strategy, "over-sampling").values())
+    needed, memory = 2 * rows * split.x[0].nbytes, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise ValueError(f"{rows:,} examples take {needed / 2**30:.1f} GiB, the memory has {memory / 2**30:.1f} GiB")
+
+
 def _check_counts(
     before: np.ndarray, after: np.ndarray, grow: list[int], sampler: str, classes: tuple[str, ...]
 ) -> None:
@@ -132,7 +147,7 @@ def _check_counts(
     if stayed and len(stayed) == len(grow):
         raise ValueError(f"it adds no example of {names(stayed)}")
     if stayed:
-        logging.warning("%s adds no example of %s", sampler, names(stayed))
+        log.warning("%s adds no example of %s", sampler, names(stayed))
 
 
 def _digest(split: Split, sampler: str, settings: dict[str, Any]) -> str:
@@ -143,23 +158,3 @@ def _digest(split: Split, sampler: str, settings: dict[str, Any]) -> str:
     for array in (split.x, split.y):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _read(path: Path) -> Split | None:
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            return Split(arrays["x"], arrays["y"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
-        logging.warning("%s cannot be read and is computed again: %s", path, error)
-        return None
-
-
-def _write(path: Path, split: Split) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.writing(path) as stream:
-            np.savez(stream, x=split.x, y=split.y)
-    except OSError as error:
-        logging.warning("%s cannot be written; the next run resamples again: %s", path, error)

@@ -18,6 +18,7 @@ Take = Callable[[int, int], np.ndarray]
 Strategy = str | float | dict[int, int]
 
 _BLOCK = 8192  # examples drawn at a time, at least
+_MOST = 2**31  # indices have 32 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +137,12 @@ def targets(y: np.ndarray, strategy: Strategy, kind: str) -> dict[int, int]:
     """Of each class that the strategy means: what to add (`"over-sampling"`) or to keep (`"under-sampling"`).
 
     Raises:
-      ValueError: imbalanced-learn refuses the strategy for these classes.
+      ValueError: imbalanced-learn refuses the strategy for these classes, or it asks for too many examples.
     """
-    return {int(number): int(count) for number, count in (check_sampling_strategy(strategy, y, kind) or {}).items()}
+    counts = {int(number): int(count) for number, count in (check_sampling_strategy(strategy, y, kind) or {}).items()}
+    if (total := len(y) + sum(counts.values())) >= _MOST:
+        raise ValueError(f"an epoch of {total:,} examples; fewer than {_MOST:,} are possible")
+    return counts
 
 
 def loss_weights(y: np.ndarray, weight: np.ndarray, *, natural: bool) -> np.ndarray:

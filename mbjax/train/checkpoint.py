@@ -1,22 +1,33 @@
 """Checkpoints: the whole `TrainState`, and what data it was trained on, through orbax."""
 
+import errno
+import hashlib
 import itertools
+import json
 import logging
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
+from mbjax import sealed
 from mbjax.devices import hosts
 from mbjax.state import TrainState
-from mbjax.types import PyTree, UserError
+from mbjax.types import PyTree, UserError, first_line
 
 log = logging.getLogger("mbjax")
+_NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ESTALE)  # of files that cannot be read now
 
 
 class Checkpoints:
     """The checkpoints of one run's folder. A save is atomic: killed in its middle, it leaves the ones before it.
+
+    Each carries checksums of the state that all processes saved together, and of what it says about this state; every
+    process checks what it reads by them.
 
     Args:
       folder: where they lie; made if missing.
@@ -35,14 +46,29 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState) -> None:
-        """Saves the state under its step, unless that one is there already."""
+        """Saves the state under its step, unless that one is there already.
+
+        Raises:
+          UserError: it cannot be written: a full disk, say. The checkpoints before it stay.
+        """
         step = int(state.step)
-        if step not in self._manager.all_steps():
-            items = ocp.args.Composite(
-                state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
-                run=ocp.args.JsonSave({"data": self._data}),  # pyright: ignore[reportCallIssue]
-            )
+        if step in self._manager.all_steps():
+            return
+        about = {"data": self._data, "tree": _tree_digest(_target(state)), "state": _digest(state)}
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
+            run=ocp.args.JsonSave(json.loads(sealed.dumps(about))),  # pyright: ignore[reportCallIssue]
+        )
+        try:
             self._manager.save(step, args=items)
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:  # whatever a full disk makes orbax and its storage raise
+            folder, why = self._manager.directory, first_line(error)
+            raise UserError(
+                f"checkpoint {step} cannot be saved in {folder} ({why}): the ones before it are whole, and the same "
+                "command resumes there"
+            ) from error
 
     def restore(self, like: TrainState) -> TrainState:
         """The newest state that can be read, or `like` itself where there is none.
@@ -63,7 +89,8 @@ class Checkpoints:
             except (UserError, MemoryError, jax.errors.JaxRuntimeError):  # the last is a device's memory that is full
                 raise
             except Exception as error:  # whatever a truncated file makes orbax and its storage raise
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                self._check_readable(step)
+                reason = first_line(error)
             if not hosts.any_of(bool(reason)):
                 return state
             self._set_aside(step, reason or "another process cannot read it")
@@ -73,10 +100,15 @@ class Checkpoints:
 
     def _read(self, step: int, like: TrainState) -> TrainState:
         run = self._restore_item(step, run=ocp.args.JsonRestore())  # pyright: ignore[reportCallIssue]
+        run = sealed.loads(json.dumps(run))
+        saved = _described(self._manager.item_metadata(step)["state"].tree)
+        old = run.keys() == {"data"}  # an older version saved it, without checksums
+        if not old and (run.keys() != {"data", "tree", "state"} or run["tree"] != _tree_digest(saved)):
+            raise sealed.Damaged("its checksum does not match")
         if run["data"] != self._data:
             raise UserError(f"checkpoint {step} was trained on other data: choose another --workdir")
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        if differences := _differences(self._manager.item_metadata(step)["state"].tree, target):
+        if differences := _differences(saved, _target(like)):
             more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise UserError(
                 f"checkpoint {step} in {self._manager.directory} is of another network or optimiser "
@@ -84,8 +116,23 @@ class Checkpoints:
             )
         state = self._restore_item(step, state=ocp.args.StandardRestore(target))  # pyright: ignore[reportCallIssue]
         if int(state.step) != step:
-            raise ValueError(f"it holds step {int(state.step)}")
+            raise sealed.Damaged(f"it holds step {int(state.step)}")
+        if not old and run["state"] != _digest(state):
+            raise sealed.Damaged("its checksum does not match")
         return state
+
+    def _check_readable(self, step: int) -> None:
+        """Raises a UserError if files of a checkpoint cannot be read for now, which is no damage."""
+        try:
+            for file in pathlib.Path(self._manager.directory / str(step)).rglob("*"):
+                if file.is_file():
+                    file.open("rb").close()
+        except OSError as error:
+            if error.errno in _NOT_DAMAGE:
+                raise UserError(
+                    f"{error.filename} cannot be read ({error.strerror}): the checkpoint stays as it is; mend that, "
+                    "and the same command resumes"
+                ) from None
 
     def _restore_item(self, step: int, **item: Any) -> Any:
         (name,) = item
@@ -115,9 +162,8 @@ class Checkpoints:
         self._manager.close()
 
 
-def _differences(saved: PyTree, wanted: PyTree) -> list[str]:
+def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
     """Which arrays are not of one shape and dtype in both trees."""
-    there, here = _described(saved), _described(wanted)
     return [
         f"{path} is {there.get(path, 'missing')} there and {here.get(path, 'missing')} here"
         for path in sorted({**there, **here})
@@ -130,3 +176,22 @@ def _described(tree: PyTree) -> dict[str, str]:
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _target(state: TrainState) -> dict[str, str]:
+    """What orbax's metadata describe the state as."""
+    return _described(jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
+
+
+def _tree_digest(described: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(state: TrainState) -> str:
+    """The SHA-256 of all values. They are the same in every process: `mbjax.devices.parallel` replicates the state."""
+    sha = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        sha.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()

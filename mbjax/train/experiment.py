@@ -103,7 +103,10 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
         dataset = data.load(config.task, seed=config.seed, **config.data)
     else:
         data.check(dataset)
-    cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
+    try:
+        cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
+    except RuntimeError:  # there is no home
+        cache_dir = None
     return assemble(config, dataset, cache_dir=cache_dir)
 
 

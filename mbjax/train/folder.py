@@ -2,17 +2,21 @@
 
 import contextlib
 import json
+import logging
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from mbjax import atomic
+from mbjax import atomic, sealed
 from mbjax import config as config_lib
+from mbjax.options import shown
 from mbjax.predict import Predictor
 from mbjax.types import Config, UserError
+
+log = logging.getLogger("mbjax")
 
 
 class Folder:
@@ -26,39 +30,113 @@ class Folder:
         self.model = path / "model"
         self.result = path / "result.json"
 
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Makes the folder and holds it for this process alone.
+
+        Raises:
+          UserError: it cannot be made, or another process holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from None
+        return atomic.locking(self.path / ".lock", "--workdir")
+
     def claim(self, config: Config) -> None:
         """Writes the configuration down, or checks that the one written is the same, but for what a machine decides."""
-        text = config.to_json_best_effort(indent=2, sort_keys=True)
-        if self.config.exists():
-            old, new = (config_lib.flatten(json.loads(t)) for t in (self.config.read_text(), text))
+        text = config.to_json_best_effort(sort_keys=True)
+        if old := self._config():
+            old, new = config_lib.flatten(old), config_lib.flatten(json.loads(text))
             old = {config_lib.RENAMED.get(key, key): value for key, value in old.items()}
             old.setdefault("eval.scores", [])  # a key of later
             elsewhere = ("data.dir", "parallel")  # what may differ on another machine
             old = {**{key: value for key, value in config_lib.defaults().items() if key in new}, **old}
             changed = [k for k in sorted(old | new) if k not in elsewhere and old.get(k) != new.get(k)]
             if changed:
-                differences = ", ".join(f"{k} {old.get(k)!r} there, {new.get(k)!r} here" for k in changed[:3])
+                differences = ", ".join(f"{k} {shown(old.get(k))} there, {shown(new.get(k))} here" for k in changed[:3])
                 raise UserError(f"{self.path} holds a run of another config ({differences}): choose another --workdir")
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            atomic.write_text(self.config, text + "\n")
+            atomic.write_text(self.config, sealed.dumps(json.loads(text), indent=2) + "\n")
         except OSError as error:
-            raise UserError(f"--workdir={self.path}: {error.strerror}") from None
+            raise self._unusable(error) from None
 
-    def rewind(self, step: int) -> None:
-        """Drops the lines of updates after `step`, which a resumed run will write again."""
-        if self.metrics.exists():
-            lines = []
-            for line in self.metrics.read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # a kill can cut the last line short
-                    if json.loads(line)["step"] <= step:
-                        lines.append(line + "\n")
-            atomic.write_text(self.metrics, "".join(lines))
+    def _unusable(self, error: OSError | ValueError) -> UserError:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return UserError(f"--workdir={shown(str(self.path))}: {reason}")
+
+    def _config(self) -> dict[str, Any]:
+        """The configuration that is written down; nothing if there is none, or a damaged one in a folder without a run.
+
+        Raises:
+          UserError: it is damaged, and which configuration the run had can be told by nothing else.
+        """
+        try:
+            if config := sealed.read(self.config):
+                return config
+            raise sealed.Damaged("it is empty")
+        except FileNotFoundError:
+            return {}
+        except sealed.Damaged as error:
+            if self.result.exists() or self.metrics.exists() or self.checkpoints.exists():
+                raise UserError(
+                    f"{self.config} is damaged ({error}): if the run there had this very configuration, remove that "
+                    "file and run again; else choose another --workdir"
+                ) from None
+            log.warning("%s is damaged (%s): it is now %s", self.config, error, sealed.set_aside(self.config).name)
+            return {}
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result, if the run is finished. A damaged one is set aside: the last checkpoint gives it anew."""
+        try:
+            result = sealed.read(self.result)
+            if lacking := {"data", "test", "updates"} - result.keys():
+                raise sealed.Damaged(f"it has no {sorted(lacking)[0]}")
+            return result
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except sealed.Damaged as error:
+            log.warning(
+                "%s is damaged (%s): it is now %s, and is made again from the last checkpoint",
+                self.result, error, sealed.set_aside(self.result).name,
+            )  # fmt: skip
+            return None
+        except (OSError, ValueError) as error:  # a name that is too long, or that no file can have
+            raise self._unusable(error) from None
+
+    def rewind(self, step: int, stops: Collection[int] = ()) -> None:
+        """Drops the rows of updates after `step`, which a resumed run will write again.
+
+        Lines that are damaged are left out, and the file that had them is set aside. The last one may be cut short, by
+        a kill, which is no damage.
+
+        Args:
+          step: of the state that training goes on from.
+          stops: the updates that have a row; those that are missing are named.
+        """
+        text = self.metrics.read_bytes().decode(errors="replace") if self.metrics.exists() else ""
+        rows, damaged = {}, 0
+        whole, _, _ = text.rpartition("\n")
+        for line in whole.splitlines():
+            try:
+                row = sealed.loads(line)
+                if row["step"] <= step:
+                    rows[row["step"]] = sealed.dumps(row) + "\n"
+            except (sealed.Damaged, KeyError, TypeError):
+                damaged += 1
+        if damaged:
+            aside = sealed.set_aside(self.metrics).name
+            log.warning("%s: %d damaged lines are left out; the whole file is now %s", self.metrics, damaged, aside)
+        if missing := [str(stop) for stop in stops if stop <= step and stop not in rows]:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            log.warning("%s lacks the rows of updates %s%s", self.metrics, ", ".join(missing[:5]), more)
+        if text:
+            atomic.write_text(self.metrics, "".join(rows.values()))
 
     def log(self, row: Mapping[str, Any]) -> None:
         with self.metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(sealed.dumps(row) + "\n")
 
     def finish(
         self, result: Mapping[str, Any], predictions: Mapping[str, np.ndarray], predictor: Predictor | None
@@ -76,4 +154,4 @@ class Folder:
         arrays: Any = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in predictions.items()}
         with atomic.writing(self.path / "predictions.npz") as stream:
             np.savez_compressed(stream, **arrays)
-        atomic.write_text(self.result, json.dumps(result, indent=2) + "\n")
+        atomic.write_text(self.result, sealed.dumps(result, indent=2) + "\n")

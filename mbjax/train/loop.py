@@ -1,7 +1,6 @@
 """One run: updates, evaluations and checkpoints, and its result."""
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -17,7 +16,7 @@ import numpy as np
 import tqdm
 
 from mbjax import config as config_lib
-from mbjax import data, report
+from mbjax import data, report, sealed
 from mbjax.devices import hosts
 from mbjax.devices import parallel as parallel_lib
 from mbjax.evaluation import decisions, evaluate, metrics
@@ -60,9 +59,19 @@ def train_and_evaluate(
     valid = config_lib.validate(config)
     parallel_lib.check_processes(valid.parallel)
     folder = Folder(pathlib.Path(workdir))
-    _claim(folder, valid)
-    if hosts.any_of(hosts.is_primary() and folder.result.exists()):
+    if _is_finished(folder):  # which may lie where nobody can write
+        folder.claim(valid)
         return _finished(folder, dataset)
+    with folder.locked() if hosts.is_primary() else contextlib.nullcontext():
+        _claim(folder, valid)
+        return _finished(folder, dataset) if _is_finished(folder) else _train(folder, valid, dataset)
+
+
+def _is_finished(folder: Folder) -> bool:
+    return hosts.any_of(hosts.is_primary() and folder.finished() is not None)
+
+
+def _train(folder: Folder, valid: Config, dataset: Dataset | None) -> dict[str, Any]:
     experiment = build(valid, dataset)
     if experiment.dataset.kind == "classification":
         validated = "validation" in experiment.dataset.splits
@@ -84,7 +93,7 @@ def train_and_evaluate(
         if start := int(state.step):
             log.info("resuming at update %d of %d", start, experiment.updates)
         if hosts.is_primary():
-            folder.rewind(start)
+            folder.rewind(start, boundaries(experiment.updates, valid.eval.every, 0))
         started = time.monotonic()
         state, row, predictions = _loop(experiment, state, evaluators, checkpoints, folder, valid)
     predictor = None
@@ -122,7 +131,7 @@ def _claim(folder: Folder, config: Config) -> None:
 
 def _finished(folder: Folder, dataset: Dataset | None) -> dict[str, Any]:
     """The result of a finished run, which must be of the data set that is given."""
-    result = json.loads(folder.result.read_text())
+    result = sealed.read(folder.result)
     if dataset is not None and result["data"].get("digest") != data.digest(dataset):
         raise UserError(f"{folder.path} holds a finished run on other data: choose another --workdir")
     log.info("%s is finished; its result:", folder.path)
@@ -212,7 +221,10 @@ def _show(row: Mapping[str, Any], updates: int, progress: tqdm.tqdm) -> None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in a list, so that the loop can save before it leaves; a second one is not held."""
+    """Collects SIGTERM, SIGINT and SIGHUP in a list, so that the loop can save before it leaves.
+
+    A second one is not held, nor one that the process was started to ignore, as by `nohup`.
+    """
     received: list[int] = []
     before = {}
 
@@ -221,7 +233,8 @@ def stop_signals() -> Iterator[list[int]]:
         signal.signal(signum, before[signum])
 
     try:
-        before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+        held = [s for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+        before = {s: signal.signal(s, handle) for s in held}
     except ValueError:  # not in the main thread: whoever runs us there handles signals
         before = {}
     try:
@@ -233,6 +246,6 @@ def stop_signals() -> Iterator[list[int]]:
 
 def boundaries(updates: int, every: float, start: int) -> list[int]:
     """The steps after `start` at which a run is evaluated and saved; the last is `updates`."""
-    interval = every * updates if every < 1 else every
+    interval = max(every * updates if every < 1 else every, 1)  # no more often than at each update
     stops = {round(interval * k) for k in range(1, math.ceil(updates / interval))}
     return [*sorted(step for step in stops if start < step < updates), updates]

@@ -3,7 +3,6 @@
 import io
 import pickle
 import tarfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from mbjax.data import sources, splits
 from mbjax.data.images.labelled import read_arrays
 from mbjax.data.imbalance import imbalanced_parts
 from mbjax.options import TEXT, Option
-from mbjax.types import Dataset, Split, UserError
+from mbjax.types import Dataset, Split, UserError, first_line
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PUBLISHED = {"moderate_authors": (31, 5000, 46, 37, 6, 14, 43, 16, 41, 19)}  # in the code of the paper's authors
@@ -232,6 +231,9 @@ def _tfds() -> Any:
     return tensorflow_datasets
 
 
+_MEMBER_BYTES = 2**26  # of a file in an archive; the official ones have half as many
+
+
 class Layout(NamedTuple):
     """How CIFAR-10 is stored: what to look for in the data folder, best first, and what reads it."""
 
@@ -257,10 +259,13 @@ def _members(path: Path, folder: str, names: Sequence[str]) -> dict[str, bytes]:
             with tarfile.open(path, "r:gz") as archive:
                 for member in archive:  # one pass, for a compressed archive cannot go back
                     parent, _, name = member.name.removeprefix("./").rpartition("/")
-                    if parent == folder and name in names and (file := archive.extractfile(member)):
+                    # A link could lead anywhere, to itself too.
+                    if parent == folder and name in names and member.isreg() and (file := archive.extractfile(member)):
+                        if member.size > _MEMBER_BYTES:
+                            raise tarfile.TarError(f"{name} would be {member.size:,} bytes")
                         found[name] = file.read()
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}): {_AGAIN}") from None
+    except Exception as error:  # whatever a damaged archive makes them raise
+        raise UserError(f"{path} cannot be read ({first_line(error)}): {_AGAIN}") from None
     if lacking := [name for name in names if name not in found]:
         raise UserError(f"{path} has no {', '.join(lacking)}: unpack it anew, or {_AGAIN}")
     return {name: found[name] for name in names}

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from mbjax import atomic
 from mbjax.data.images import labelled as images
-from mbjax.types import HostArray, UserError
+from mbjax.types import HostArray, UserError, first_line
 
 log = logging.getLogger("mbjax")
 _CHUNK = 1024  # images held at a time where all of them are gone through
@@ -54,9 +53,8 @@ def decode(files: Sequence[Path], *, size: int, threads: int = 0) -> Decoded:
         for number in range(start, min(start + _TASK, len(files))):
             try:
                 x[number] = images.decode_one(files[number], size)
-            # What Pillow raises for damaged files depends on the format.
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                failed[number] = type(error).__name__
+            except images.BadImage as error:
+                failed[number] = str(error)
         return failed
 
     failed: dict[int, str] = {}
@@ -217,9 +215,10 @@ class PreparedImages:
             about = json.loads(_beside(path).read_text())
             self.digest, self.bad = str(about["digest"]), tuple(int(number) for number in about["bad"])
             self._x = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"{path} cannot be read as prepared images ({reason}): {mend}") from None
+            if self._x.dtype != np.uint8 or self._x.ndim != 4:
+                raise ValueError(f"it is {self._x.dtype} {self._x.shape}")
+        except Exception as error:  # whatever a hostile header makes NumPy raise
+            raise UserError(f"{path} cannot be read as prepared images ({first_line(error)}): {mend}") from None
         if self.digest != digest:
             raise UserError(f"{path} was prepared from other images, or in another size: {mend}")
         self.shape, self.dtype, self.block = self._x.shape, self._x.dtype, 1

@@ -1,7 +1,9 @@
 """`images`: a person's own images, from folders or from an `.npz` file."""
 
+import errno
+import math
+import os
 import zipfile
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +18,7 @@ from mbjax.data.imbalance import imbalanced_parts
 from mbjax.data.sources import DIR_OPTION, PATH_OPTION, find_own
 from mbjax.data.splits import TEST_SHARE, VALIDATION_SHARE, encode_labels, split_indices
 from mbjax.options import WHOLE, Option
-from mbjax.types import Dataset, Split, UserError
+from mbjax.types import Dataset, Split, UserError, first_line
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
@@ -148,9 +150,8 @@ def decode(files: Sequence[Path], *, size: int) -> np.ndarray:
         try:
             x[number] = decode_one(files[number], size)
             return ""
-        # What Pillow raises for damaged files depends on the format.
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return f"{files[number]} is no readable image ({type(error).__name__})"
+        except BadImage as error:
+            return f"{files[number]} is no readable image ({error})"
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without the interpreter's lock
         failed = [message for message in pool.map(read, range(len(files))) if message]
@@ -160,8 +161,26 @@ def decode(files: Sequence[Path], *, size: int) -> np.ndarray:
     return x
 
 
+class BadImage(Exception):
+    """An image file that cannot be decoded."""
+
+
 def decode_one(file: Path, size: int) -> np.ndarray:
-    """Reads one image, `[size, size, 3]` uint8, as `decode` does; raises whatever Pillow does of a damaged file."""
+    """Reads one image, `[size, size, 3]` uint8, as `decode` does.
+
+    Raises:
+      BadImage: it cannot be decoded; its message is the name of what Pillow raised.
+      OSError: no file can be opened for now.
+    """
+    try:
+        return _decode(file, size)
+    except Exception as error:  # which errors a damaged file makes Pillow raise depends on the format
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        raise BadImage(type(error).__name__) from None
+
+
+def _decode(file: Path, size: int) -> np.ndarray:
     with Image.open(file) as image:
         image.draft("RGB", (2 * size, 2 * size))  # a JPEG much larger than this is decoded at a fraction of its size
         image = ImageOps.exif_transpose(image)
@@ -244,13 +263,35 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
       UserError: a file that is no `.npz` or is damaged, or arrays of objects.
     """
     try:
+        _check_sizes(path)
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).strip().split("\n")[0]
-        if isinstance(error, TypeError) or "allow_pickle" in reason:  # NumPy's advice would run whatever the file says
-            reason = "it is no .npz file, or holds Python objects: save strings and numbers with np.savez"
-        raise UserError(f"{path} cannot be read as arrays: {reason}") from None
+    except Exception as error:  # whatever a damaged archive, its compression or a hostile header makes them raise
+        why = first_line(error)
+        if "not a zip" in why or "allow_pickle" in why:  # what NumPy advises runs code
+            why = "it is no .npz file, or holds Python objects: save strings and numbers with np.savez"
+        raise UserError(f"{path} cannot be read as arrays: {why}") from None
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuses an `.npz` file whose arrays are not as large as the file says, or larger than the memory; reads no array.
+
+    Raises:
+      ValueError, zipfile.BadZipFile: one of these, or no archive of arrays.
+    """
+    total, memory = 0, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            with archive.open(info) as member:
+                version = np.lib.format.read_magic(member)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(member)
+                held = info.file_size - member.tell()
+            if not dtype.hasobject and held != (claimed := math.prod(shape) * dtype.itemsize):
+                raise ValueError(f"its array {info.filename} claims {claimed:,} bytes and has {held:,}")
+            total += info.file_size
+    if total > memory:
+        raise ValueError(f"its arrays take {total / 2**30:.1f} GiB, the memory has {memory / 2**30:.1f} GiB")
 
 
 def _find(path: str, dir: str) -> Path:

@@ -8,17 +8,17 @@ holds its labels, a byte each, and some numbers a block. `mbjax.data.tables.tabl
 """
 
 import hashlib
+import io
 import json
 import logging
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbjax import atomic
-from mbjax.data.sources import DIR_OPTION, PATH_OPTION, find_own
+from mbjax import sealed
+from mbjax.data.sources import DIR_OPTION, PATH_OPTION, expand, find_own
 from mbjax.data.splits import VALIDATION_SHARE
 from mbjax.data.tables import table_files, table_reader
 from mbjax.data.tables.columns import Category, Number, TableColumns
@@ -128,7 +128,7 @@ def _arrays_of(path: str, *, target: str, dir: str, drop: Sequence[str], prepare
             f"config.data.prepared: {place} is read from arrays that are made of it once, 4 bytes a value: name a "
             "folder for them with --config.data.prepared=FOLDER"
         )
-    folder = Path(prepared).expanduser().absolute()
+    folder = expand(prepared).absolute()
     table_files.prepare(place, folder, target=target, drop=drop)
     return folder
 
@@ -281,21 +281,16 @@ def _scaling(folder: Path, table: Table, train: np.ndarray, columns: Columns) ->
     about = (
         made_by, stat.st_size, stat.st_mtime_ns, columns.plain.tolist(), hashlib.sha256(train.tobytes()).hexdigest()
     )  # fmt: skip
-    file = folder / f"scaling-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.npz"
-    try:
-        with np.load(file) as arrays:
+    key = hashlib.sha256(repr(about).encode()).hexdigest()
+    cache, name = sealed.Cache(folder, "means and variances", private=False), f"scaling-{key[:16]}.kept"
+    if (kept := cache.get(name, key)) is not None:
+        with np.load(io.BytesIO(kept), allow_pickle=False) as arrays:
             return Scaling(**arrays)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("%s cannot be read and is computed again: %s", file, error)
     log.info("%s: going through %d MB for means and variances", folder, stat.st_size // 10**6)
     scaling = _fit(folder.name, table, train, columns)
-    try:
-        with atomic.writing(file) as stream:
-            np.savez(stream, **scaling._asdict())
-    except OSError as error:
-        log.info("%s cannot be written (%s); the next start computes it again", file, error.strerror)
+    content = io.BytesIO()
+    np.savez(content, **scaling._asdict())
+    cache.put(name, key, content.getvalue())
     return scaling
 
 

@@ -18,7 +18,8 @@ from mbjax import atomic
 from mbjax.data.splits import encode_labels
 from mbjax.data.tables.columns import MAX_CATEGORIES
 from mbjax.data.tables.tabular import check_columns
-from mbjax.types import UserError
+from mbjax.options import shown
+from mbjax.types import UserError, first_line
 
 log = logging.getLogger("mbjax")
 pc: Any = compute  # whose functions are made when it is imported: no type checker knows them
@@ -99,6 +100,9 @@ def prepare(place: Path, folder: Path, *, target: str, drop: Sequence[str]) -> N
         raise UserError(
             f"{folder} cannot be written ({error.strerror}): make room, or choose another --config.data.prepared"
         ) from None
+    # A type of column that cannot be counted or converted.
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise _unreadable(place.name, error) from None
     finally:
         pa.default_memory_pool().release_unused()
 
@@ -198,7 +202,7 @@ def _batches(source: Any, name: str, columns: list[str]) -> Iterator[Any]:
 
 
 def _unreadable(name: str, error: Exception) -> UserError:
-    return UserError(f"{name} cannot be read as a table: {str(error).strip().splitlines()[0]}")
+    return UserError(f"{name} cannot be read as a table: {first_line(error)}")
 
 
 def _count(
@@ -222,6 +226,8 @@ def _count(
         rows += batch.num_rows
     if not rows:
         raise UserError(f"{name} has no rows")
+    if unusable := next((value for value in labels if isinstance(value, list | dict | tuple)), None):
+        raise UserError(f"{name}: column {target!r} holds {shown(unusable)}: texts or whole numbers are needed")
     encoded = encode_counted(list(labels), list(labels.values()))
     return (
         rows,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbjax.types import UserError
+from mbjax.types import UserError, first_line
 
 _BLOCK, _LARGE_BLOCK, _LARGE = 256, 1024, 2**22  # rows of a block, and those where the table has so many, or fewer:
 _BLOCK_BYTES = 2**17  # it has at most so many bytes. Reads of 30 KB from a disk take twice the time of reads of 120
@@ -136,9 +136,12 @@ class _Room:
 def header(path: Path) -> np.memmap:
     """An array on disk, of which nothing is read but its shape and type."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as an array: {str(error).strip().splitlines()[0]}") from None
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.memmap):
+            raise ValueError("it is no .npy file")
+        return array
+    except Exception as error:  # whatever a hostile header makes NumPy raise
+        raise UserError(f"{path} cannot be read as an array: {first_line(error)}") from None
 
 
 class Scaling(NamedTuple):

@@ -13,7 +13,7 @@ from mbjax.data.sources import DIR_OPTION, PATH_OPTION, find_own
 from mbjax.data.splits import STRATIFY, TEST_SHARE, VALIDATION_SHARE, encode_labels, split_indices
 from mbjax.data.tables.columns import MAX_CATEGORIES, TableColumns, as_numbers, numbers_with_blanks
 from mbjax.options import TEXT, TEXTS, Option, listed
-from mbjax.types import Dataset, Split, UserError
+from mbjax.types import Dataset, Split, UserError, first_line
 
 TARGET_OPTION = Option("target", "", TEXT, "the column of labels")
 DROP_OPTION = Option("drop", (), TEXTS, "columns to leave out")
@@ -76,11 +76,14 @@ def read_table(path: Path) -> pd.DataFrame:
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
     except pd.errors.EmptyDataError:
         frame = pd.DataFrame()
-    except (ValueError, OSError) as error:  # the errors of pandas, pyarrow and the codecs derive from these
-        raise UserError(f"{path} cannot be read as a table: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:  # whatever pandas, pyarrow and the decompressors raise of a damaged file
+        raise UserError(f"{path} cannot be read as a table: {first_line(error)}") from None
     if not len(frame):
         raise UserError(f"{path} has no rows")
-    return frame.rename(columns=str)
+    frame = frame.rename(columns=str)
+    if not frame.columns.is_unique:
+        raise UserError(f"{path} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}: rename one")
+    return frame
 
 
 def read_official(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -132,6 +135,8 @@ def from_frame(
     Raises:
       UserError: labels that are missing or continuous, infinite values, no feature left, or a class too small.
     """
+    if frame[target].dtype == np.float16:  # which pandas can count no values of
+        frame = frame.astype({target: np.float32})
     _check_labels(frame.loc[:, target], source)
     y, classes, label_notes = encode_labels(frame.loc[:, target])
     index = split_indices(y, seed=seed, classes=classes, **split)
@@ -160,7 +165,14 @@ def from_frame(
     return Dataset(splits, classes, source, notes=notes, overlap=overlap, preprocessing=columns)
 
 
+def _is_nested(column: pd.Series) -> bool:
+    """Whether it holds lists, structs or maps: values that are no single thing."""
+    return column.dtype == object and any(isinstance(value, list | tuple | dict | set | np.ndarray) for value in column)
+
+
 def _check_labels(labels: pd.Series, source: str) -> None:
+    if _is_nested(labels):
+        raise UserError(f"{source}: column {labels.name!r} holds lists or structs: texts or whole numbers are needed")
     missing, distinct = labels.isna(), labels.nunique()
     if missing.any():
         raise UserError(
@@ -177,10 +189,11 @@ def _check_labels(labels: pd.Series, source: str) -> None:
 
 
 def _check_finite(numbers: pd.DataFrame, source: str) -> None:
-    rows, columns = np.nonzero(np.isinf(numbers.to_numpy()))
+    rows, columns = np.nonzero(np.abs(numbers.to_numpy()) > np.finfo(np.float32).max)
     if len(rows):
+        values = "infinite values" if np.isinf(numbers.to_numpy()).any() else "values beyond 3.4e38"
         raise UserError(
-            f"{source}: column {numbers.columns[columns[0]]!r} has {(columns == columns[0]).sum()} infinite values, "
+            f"{source}: column {numbers.columns[columns[0]]!r} has {(columns == columns[0]).sum()} {values}, "
             f"the first in data row {rows[0] + 1}: replace them, or leave the column out with --config.data.drop"
         )
 
@@ -190,6 +203,9 @@ def kinds(train: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
     numbers, categories, notes = [], [], []
     for name in train.columns:
         column = train.loc[:, name]
+        if _is_nested(column):
+            notes.append(f"column {name!r} left out: lists or structs are neither a number nor a category")
+            continue
         boolean = dtypes.is_bool_dtype(column)
         decimal = dtypes.infer_dtype(column, skipna=True) == "decimal"  # Parquet's exact numbers
         text = column.dtype == object or dtypes.is_string_dtype(column) or isinstance(column.dtype, pd.CategoricalDtype)
