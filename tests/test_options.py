@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ml_collections import ConfigDict
 
 from mbjax import config as config_lib
 from mbjax import data, models, options
@@ -31,6 +32,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "clean": {**STREAM, "share": 0.1},
     "pretrain": STREAM,
     "data": {"dir": "", "path": "", "target": ""},
+    "decision": {"beta": 1.0, "costs": "", "keep": None, "metric": ""},
     "eval": {"batch_size": 2048, "every": 0.1, "protocol": "clean", "scores": ()},
     "loss": {
         "beta": 0.999, "class_weight": "none", "deferred": 0.8, "gamma": 2.0, "margin": 0.35, "margin_warmup": 0.0,
@@ -117,8 +119,8 @@ WRONG = [
     ("seed", True, "a whole number from 0 to 4294967295 is needed"),
     ("meta.steps", 0, "a whole number of at least 1 is needed"),
     ("meta.steps", 2.5, "a whole number of at least 1 is needed"),
-    ("meta.pairs_per_chunk", 0, "a whole number of at least 1 is needed, or None to leave it to mbjax"),
-    ("updates", 0, "a whole number of at least 1 is needed, or None for config.epochs to decide"),
+    ("meta.pairs_per_chunk", 0, "a whole number of at least 1 is needed, below 2147483648, or None to leave it to mbjax"),
+    ("updates", 0, "a whole number of at least 1 is needed, below 2147483648, or None for config.epochs to decide"),
     ("loss.name", ["focal"], "choose one of cross_entropy, focal, "),
     ("support.loss", "hinge", "choose one of cross_entropy, focal, logit_adjustment, balanced_softmax, ldam, "),
     ("train.sampling_strategy", "some", "choose one of auto, majority, minority, "),
@@ -140,11 +142,15 @@ def changed(key: str, value: Any) -> Any:
     return Loose(values)
 
 
-class Loose:
+class Loose(ConfigDict):
     """Stands for a configuration that was put together by hand: a ConfigDict keeps its values' types itself."""
 
     def __init__(self, values):
-        self.to_dict = lambda: values
+        super().__init__()
+        object.__setattr__(self, "_values", values)
+
+    def to_dict(self, **_):
+        return self._values
 
 
 @pytest.mark.parametrize(("key", "value", "wanted"), WRONG)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from mbjax import config as config_lib
 from mbjax import losses, methods, options, sampling, train
@@ -262,7 +263,7 @@ def test_what_cannot_be_found_is_one_clear_line(key, value, message):
     section, _, name = key.rpartition(".")
     (values[section] if section else values)[name] = value
     with pytest.raises(UserError, match=message) as error:
-        config_lib.validate(type("Loose", (), {"to_dict": lambda self: values})())
+        config_lib.validate(type("Loose", (ConfigDict,), {"to_dict": lambda self: values})())
     assert "\n" not in str(error.value)
 
 

@@ -46,7 +46,7 @@ def make_predictor(
     priors, sampled = counts / counts.sum(), sampled_priors(experiment)
     held = dataset.scored.get("validation", dataset.splits.get("validation"))
     loss = sections["loss"]
-    temperature = 1 / loss["scale"] if loss["name"] in losses.WITH_MARGIN else 1.0
+    temperature = 1 / loss["scale"] if losses.has_margin(loss["name"]) else 1.0
     calibrated = None
     if held is not None:
         if validation is None:
