@@ -119,7 +119,7 @@ WRONG = [
     ("seed", True, "a whole number from 0 to 4294967295 is needed"),
     ("meta.steps", 0, "a whole number of at least 1 is needed"),
     ("meta.steps", 2.5, "a whole number of at least 1 is needed"),
-    ("meta.pairs_per_chunk", 0, "a whole number of at least 1 is needed, below 2147483648, or None to leave it to mbjax"),
+    ("meta.pairs_per_chunk", 0, "a whole number of at least 1 is needed, below 2147483648, or None"),
     ("updates", 0, "a whole number of at least 1 is needed, below 2147483648, or None for config.epochs to decide"),
     ("loss.name", ["focal"], "choose one of cross_entropy, focal, "),
     ("support.loss", "hinge", "choose one of cross_entropy, focal, logit_adjustment, balanced_softmax, ldam, "),
