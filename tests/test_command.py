@@ -23,7 +23,7 @@ def test_mbjax_alone_lists_the_commands_with_one_line_each(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["mbjax", *arguments])
         command.main()
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split()[0] for line in lines[2:]] == ["train", "compare", "report", "data"]
+        assert [line.split()[0] for line in lines[2:]] == ["train", "compare", "predict", "export", "report", "data"]
 
 
 @pytest.mark.parametrize(
