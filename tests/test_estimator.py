@@ -334,3 +334,5 @@ def test_robust_scaling_is_by_median_and_quartiles():
     number = robust.predictor_.preprocessing.numbers[0]
     assert number.shift == pytest.approx(np.median(X[:, 0]), abs=0.1)
     assert 1 < number.scale < 3
+    assert robust.predictor_.preprocessing.transform(pd.DataFrame(X, columns=["x0", "x1", "x2"]))[0, 0] == 10
+    assert roc_auc_score(y[1:], robust.predict_proba(X[1:])[:, 1]) > 0.85

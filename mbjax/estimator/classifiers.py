@@ -221,7 +221,8 @@ class MetaBalanceClassifier(_Classifier):
       validation_fraction: the share of each class that is held out.
       n_iter_no_change: looks at the validation part, every 50 updates, without an improvement, after which training
         stops.
-      scaling: of columns of numbers: `"standard"`, mean 0 and variance 1; or `"robust"`, by median and quartiles.
+      scaling: of columns of numbers: `"standard"`, mean 0 and variance 1; or `"robust"`, by median and quartiles,
+        outliers cut off.
       calibrate: whether probabilities are corrected, by the class frequencies and, with a validation part, by a
         temperature; else they are those that the network gives for balanced batches.
       class_weight: `"balanced"` or a dict: how many examples each one of a class stands for. As batches of the query

@@ -18,17 +18,22 @@ from mbjax.types import UserError
 
 _FEW = 64  # rows
 MAX_CATEGORIES = 100  # features that one column of strings may become
+_ROBUST_LIMIT = 10.0  # distances of the quartiles: what is further out would outweigh all else in a gradient
 
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A numeric column, one feature: `(x - shift) / scale * factor`, a missing `x` replaced by `fill` first."""
+    """A numeric column, one feature: `(x - shift) / scale * factor`, a missing `x` replaced by `fill` first.
+
+    What is then beyond `limit` on either side is cut there; nothing where it is 0.
+    """
 
     name: str
     fill: float
     shift: float = 0.0
     scale: float = 1.0
     factor: float = 1.0
+    limit: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +93,8 @@ class TableColumns:
           categories: the columns of strings, categories or bools.
           scale: the numbers to scale; all if None. The others come first.
           ignored: see the attribute.
-          robust: scales by the median and the distance of the quartiles in place of the mean and the deviation.
+          robust: scales by the median and the distance of the quartiles in place of the mean and the deviation, and
+            cuts what is ten such distances away.
         """
         scaled = [name for name in numbers if scale is None or name in scale]
         plain = [name for name in numbers if name not in scaled]
@@ -155,7 +161,7 @@ class TableColumns:
 
     def _scaled(self, frame: pd.DataFrame, source: str, start: int) -> np.ndarray:
         """The numbers' features, `[n, numbers]`."""
-        names, fill, shift, scale, factor = self._learned
+        names, fill, shift, scale, factor, limit = self._learned
         part = frame[names]
         if all(map(dtypes.is_numeric_dtype, part.dtypes)):
             x = part.to_numpy(np.float64, na_value=np.nan, copy=True)
@@ -177,14 +183,17 @@ class TableColumns:
             x /= scale
         if (factor != 1).any():
             x *= factor
+        if limit.any():
+            bound = np.where(limit == 0, np.inf, limit).astype(x.dtype)
+            np.clip(x, -bound, bound, out=x)
         return x
 
     @functools.cached_property
-    def _learned(self) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _learned(self) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         rows = [dataclasses.astuple(number) for number in self.numbers]
         values = np.array([row[1:] for row in rows]).astype(self.dtype).T
-        fill, shift, scale, factor = values
-        return [row[0] for row in rows], fill, shift, scale, factor
+        fill, shift, scale, factor, limit = values
+        return [row[0] for row in rows], fill, shift, scale, factor, limit
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold, and `from_dict` reads."""
@@ -216,7 +225,8 @@ def _fit_numbers(
     scaler.fit(filled)
     shifts = scaler.center_ if isinstance(scaler, RobustScaler) else scaler.mean_
     learned = zip(names, fills, np.asarray(shifts).tolist(), np.asarray(scaler.scale_).tolist(), strict=True)
-    return [Number(*one) for one in learned]
+    limit = _ROBUST_LIMIT if isinstance(scaler, RobustScaler) else 0.0
+    return [Number(*one, limit=limit) for one in learned]
 
 
 def _fit_category(column: pd.Series) -> Category:
