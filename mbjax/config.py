@@ -229,7 +229,7 @@ def validate(config: Config) -> Config:
       UserError: a value of another type or out of its range, or a key that nothing declares; one line that names the
         key, the value and what is allowed.
     """
-    if not isinstance(config, ConfigDict):
+    if not hasattr(config, "to_dict"):
         raise UserError(
             f"the configuration is {shown(config)}, a {type(config).__name__}: a ConfigDict is needed, as "
             "mbjax.config.base() makes it"
@@ -255,7 +255,9 @@ def _check(prefix: str, section: Section, values: Mapping[str, Any]) -> None:
         if loose and value in (None, ""):
             continue
         if not _is_valid(option.kind, value):
-            raise UserError(f"config.{prefix}{option.name}={shown(value)}: {option.kind.describe()}")
+            large = option.kind.below and isinstance(value, int) and value >= option.kind.below
+            limit = f"; it has to be below {option.kind.below}" if large else ""
+            raise UserError(f"config.{prefix}{option.name}={shown(value)}: {option.kind.describe()}{limit}")
 
 
 def _is_valid(kind: Kind, value: Any) -> bool:

@@ -22,12 +22,14 @@ class Kind:
       valid: whether a value is allowed. It is asked about values of every type.
       holds: the type of a value, for an option that is unset (None) by default.
       names: what to choose from, where it is a choice; the collection may still grow.
+      below: of whole numbers, what they have to be below; 0 for other values.
     """
 
     wanted: str
     valid: Callable[[Any], bool]
     holds: type = object
     names: Collection[str] | None = None
+    below: int = 0
 
     def describe(self) -> str:
         return self.wanted if self.names is None else f"choose one of {', '.join(self.names)}{self.wanted}"
@@ -78,7 +80,7 @@ def _whole(words: str, allowed: Callable[[int], bool] = lambda x: True, below: i
             return False
         return -below < int(x) < below and allowed(int(x))
 
-    return Kind(f"a whole number {words}is needed" + f", below {below}" * (below == _BELOW), valid, int)
+    return Kind(f"a whole number {words}is needed", valid, int, below=below)
 
 
 NUMBER = _number("")
