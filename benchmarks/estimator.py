@@ -7,6 +7,7 @@ alternate, so that both see the same machine. mbjax's time includes its one comp
 import argparse
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import make_classification
@@ -14,7 +15,7 @@ from sklearn.neural_network import MLPClassifier
 
 import mbjax
 
-BATCH = 128
+BATCH: Any = 128  # type checkers take the default of MLPClassifier, "auto", for its type
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100, help="of MLPClassifier, of 4 updates each")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # MLPClassifier says that it has not converged
-    X, y = make_classification(n_samples=500, n_features=10, weights=[0.9], random_state=0)
+    X, y = map(np.asarray, make_classification(n_samples=500, n_features=10, weights=[0.9], random_state=0))
     updates = options.epochs * int(np.ceil(len(X) / BATCH))
     settings = {"hidden": (64, 64), "max_updates": updates, "early_stopping": False}
     makers = {

@@ -54,9 +54,10 @@ class TestCalibration:
         assert np.abs(p - truth).max() < 0.02
 
     def test_certainty_stays_finite(self):
+        even = np.array([0.5, 0.5])
         p = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
-        assert np.isfinite(calibration.shift_priors(calibration.temper(p, 3), np.array([0.5, 0.5]), [1.0, 0.0])).all()
-        assert 0.01 <= calibration.fit_temperature(p, np.array([1, 1, 0]), np.array([0.5, 0.5]), [0.5, 0.5]) <= 100
+        assert np.isfinite(calibration.shift_priors(calibration.temper(p, 3), even, np.array([1.0, 0.0]))).all()
+        assert 0.01 <= calibration.fit_temperature(p, np.array([1, 1, 0]), even, even) <= 100
 
     def test_priors_by_name_and_the_rest(self):
         np.testing.assert_allclose(calibration.read_priors({"fraud": 0.1, "odd": 0.2}, CLASSES), [0.7, 0.2, 0.1])

@@ -12,7 +12,6 @@ import pandas as pd
 import polars as pl
 import pytest
 import sklearn
-from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
 from sklearn.inspection import permutation_importance
@@ -23,12 +22,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from mbjax import ImbalancedClassifier, MetaBalanceClassifier, UserError
+from mbjax.data.tables.columns import TableColumns
 from mbjax.estimator import METHODS, settings
 from mbjax.options import flatten
 
+clone: Any = sklearn.base.clone  # of what type it gives, type checkers know too little
 COMPILED: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **_: COMPILED.append(event) if event.endswith("backend_compile_duration") else None
+    lambda event, duration_secs, **_: COMPILED.append(event) if event.endswith("backend_compile_duration") else None
 )
 QUICK: dict[str, Any] = {"max_updates": 100, "random_state": 0}
 
@@ -117,7 +118,7 @@ def test_arrays_of_objects_are_columns_of_their_kinds():
 
 
 def test_images():
-    digits = load_digits()
+    digits: Any = load_digits()
     rows = np.flatnonzero((digits.target == 3) | ((digits.target == 8) & (np.arange(1797) % 5 == 0)))
     images = (digits.images[rows, :, :, None] * 15).astype(np.uint8)
     model = MetaBalanceClassifier(max_updates=60, random_state=0).fit(images, digits.target[rows])
@@ -243,19 +244,19 @@ def test_it_works_in_the_tools_of_scikit_learn_and_imbalanced_learn():
     assert tuned.predict(X)[y == 1].mean() > model.fit(X, y).predict(X)[y == 1].mean()
     sampled = imblearn.pipeline.make_pipeline(imblearn.over_sampling.RandomOverSampler(random_state=0), model)
     assert roc_auc_score(y, sampled.fit(X, y).predict_proba(X)[:, 1]) > 0.85
-    importance = permutation_importance(model, X, y, scoring="roc_auc", random_state=0).importances_mean
-    assert importance[2] < 0.05 < importance[:2].min()
+    importance: Any = permutation_importance(model, X, y, scoring="roc_auc", random_state=0)
+    assert importance.importances_mean[2] < 0.05 < importance.importances_mean[:2].min()
 
 
 def test_weights_are_routed_to_it():
     X, y = table()
     weight = np.where(y == 1, 5.0, 1.0)
     with sklearn.config_context(enable_metadata_routing=True):
-        step = ImbalancedClassifier("erm", **QUICK).set_fit_request(sample_weight=True)
+        step: Any = ImbalancedClassifier("erm", **QUICK).set_fit_request(sample_weight=True)
         routed = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), step)
         routed.fit(X, y, sample_weight=weight)
     shares = np.bincount(y, weights=weight) / weight.sum()
-    np.testing.assert_allclose(routed[-1].predictor_.priors, shares, atol=5e-3)  # 0.15 is class 1's without them
+    np.testing.assert_allclose(step.predictor_.priors, shares, atol=5e-3)  # 0.15 is class 1's without them
 
 
 @pytest.mark.parametrize("method", ["smote", "ldam_drw", "mw_net"])
@@ -330,9 +331,12 @@ def test_robust_scaling_is_by_median_and_quartiles():
     X, y = table()
     X[0, 0] = 1e6  # an outlier
     standard, robust = (MetaBalanceClassifier(**QUICK, scaling=s).fit(X, y) for s in ("standard", "robust"))
-    assert standard.predictor_.preprocessing.numbers[0].scale > 1e4
-    number = robust.predictor_.preprocessing.numbers[0]
+    standard_columns, columns = standard.predictor_.preprocessing, robust.predictor_.preprocessing
+    assert isinstance(standard_columns, TableColumns)
+    assert isinstance(columns, TableColumns)
+    assert standard_columns.numbers[0].scale > 1e4
+    number = columns.numbers[0]
     assert number.shift == pytest.approx(np.median(X[:, 0]), abs=0.1)
     assert 1 < number.scale < 3
-    assert robust.predictor_.preprocessing.transform(pd.DataFrame(X, columns=["x0", "x1", "x2"]))[0, 0] == 10
+    assert columns.transform(pd.DataFrame(X, columns=["x0", "x1", "x2"]))[0, 0] == 10
     assert roc_auc_score(y[1:], robust.predict_proba(X[1:])[:, 1]) > 0.85

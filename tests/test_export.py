@@ -41,7 +41,10 @@ def images(name: str) -> tuple[Predictor, np.ndarray]:
 
 def raw_inputs(columns: Any, frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """A table as another program would hand it to ONNX."""
-    numbers = {n.name: pd.to_numeric(frame[n.name], errors="coerce").to_numpy(float)[:, None] for n in columns.numbers}
+    numbers = {
+        n.name: np.asarray(pd.to_numeric(frame.loc[:, n.name], errors="coerce"), float)[:, None]
+        for n in columns.numbers
+    }
     text = {c.name: frame[c.name].fillna("").astype(str).to_numpy(object)[:, None] for c in columns.categories}
     return {**numbers, **text}
 

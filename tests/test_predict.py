@@ -66,7 +66,7 @@ def run(tmp_path_factory) -> pathlib.Path:
     people().to_csv(folder / "people.csv", index=False)
     train.train_and_evaluate(config_of(folder), folder / "run")
     frame = tabular.read_table(folder / "people.csv")
-    y, _, _ = splits.encode_labels(frame["ill"])
+    y, _, _ = splits.encode_labels(frame.loc[:, "ill"])
     index = splits.split_indices(y, seed=0, test_share=0.2, validation_share=0.25)
     frame.iloc[index["test"]].to_csv(folder / "held.csv", index=False)
     return folder / "run"
@@ -492,7 +492,7 @@ class TestCommand:
         assert "mbjax: warning: x.csv: column 'extra' ignored" in capsys.readouterr().err
         scores = pd.read_csv(tmp_path / "out.csv")
         pd.testing.assert_frame_equal(scores, pd.read_parquet(tmp_path / "out.parquet"), check_dtype=False)
-        pd.testing.assert_frame_equal(scores[list(frame)], frame, check_dtype=False)
+        pd.testing.assert_frame_equal(scores.loc[:, list(frame)], frame, check_dtype=False)
         expected = small().predict_proba(frame[["a", "b", "c"]], {"yes": 0.01})
         np.testing.assert_allclose(scores[["probability_no", "probability_yes"]], expected, atol=1e-6)
 
@@ -511,7 +511,7 @@ REAL_TABLES: dict[str, dict[str, Any]] = {
 def test_held_back_rows_of_real_tables_become_the_features_of_the_run(name, tmp_path):
     dataset = data.load("tabular", seed=1, path=name, **REAL_TABLES[name])
     frame = tabular.read_table(sources.find(name))
-    y, _, _ = splits.encode_labels(frame[REAL_TABLES[name]["target"]])
+    y, _, _ = splits.encode_labels(frame.loc[:, REAL_TABLES[name]["target"]])
     frame.iloc[splits.split_indices(y, seed=1)["test"]].to_csv(tmp_path / "held.csv", index=False)
     columns = TableColumns.from_dict(json.loads(json.dumps(dataset.preprocessing.to_dict())))
     with warnings.catch_warnings(action="error"):  # what was left out by name is no surprise

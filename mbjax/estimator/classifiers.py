@@ -32,6 +32,8 @@ class _Classifier(ClassifierMixin, BaseEstimator):
     warm_start: Any
     random_state: Any
     verbose: Any
+    feature_names_in_: np.ndarray  # both are set by scikit-learn
+    n_features_in_: int
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None) -> Self:
         """Trains on a table or on images.

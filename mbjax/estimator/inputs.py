@@ -36,7 +36,7 @@ def read(estimator: Any, X: Any, *, reset: bool) -> pd.DataFrame | np.ndarray:
         if not len(frame) or not names:
             raise UserError(f"a table of {len(frame)} rows and {len(names)} columns: one of either at least is needed")
     else:
-        array = validate_data(estimator, X, reset=reset, dtype=None, ensure_all_finite=False, allow_nd=True)
+        array: Any = validate_data(estimator, X, reset=reset, dtype=None, ensure_all_finite=False, allow_nd=True)
         if array.ndim == 4:
             return array if array.dtype == np.uint8 else array.astype(np.float32)
         if array.ndim != 2:
@@ -54,7 +54,7 @@ def _as_frame(array: np.ndarray) -> pd.DataFrame:
     if array.dtype.kind in "fiub":
         return pd.DataFrame(array.astype(np.float64))
     frame = pd.DataFrame(array.astype(object)).infer_objects()
-    return frame.apply(lambda column: as_text(column) if column.dtype == object else column)
+    return pd.DataFrame({n: as_text(column) if column.dtype == object else column for n, column in frame.items()})
 
 
 def labels(X: Any, y: Any) -> np.ndarray:

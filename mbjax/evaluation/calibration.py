@@ -56,7 +56,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, trained: np.n
 
     def loss(sharpness: float) -> float:
         moved = z * sharpness + offsets
-        return float((logsumexp(moved, axis=1) - moved[rows, labels]).mean())
+        return float((np.asarray(logsumexp(moved, axis=1)) - moved[rows, labels]).mean())
 
     low, high = 1 / _TEMPERATURES[1], 1 / _TEMPERATURES[0]
     best = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-8})

@@ -72,6 +72,8 @@ def choose(
         value = recall - (taken - true) / (len(y) - y.sum())
     elif metric == "f_beta":
         value = (1 + beta**2) * true / (beta**2 * y.sum() + taken)
+    elif keep is None:
+        raise ValueError(f"metric={metric!r} needs keep")
     elif metric == "recall":
         value = np.where(recall >= keep, precision, -1)
     else:
@@ -184,13 +186,14 @@ def scores(
       classes: how many there are.
       costs: what a decision costs, for `mean_cost`; see `read_costs`.
     """
+    without: dict[str, Any] = {"zero_division": 0}  # of a class that is never there, or never decided
     out = {
         "accuracy": float(np.mean(decided == labels)),
-        "balanced_accuracy": float(sk.recall_score(labels, decided, average="macro", zero_division=0)),
+        "balanced_accuracy": float(sk.recall_score(labels, decided, average="macro", **without)),
     }
     if classes == 2:
         for name, score in (("precision", sk.precision_score), ("recall", sk.recall_score), ("f1", sk.f1_score)):
-            out[name] = float(score(labels, decided, zero_division=0))
+            out[name] = float(score(labels, decided, **without))
     if costs is not None:
         out["mean_cost"] = float(np.array(costs)[labels, decided].mean())
     return out

@@ -43,7 +43,7 @@ def to_stablehlo(predictor: Predictor) -> tuple[bytes, dict[str, Any]]:
             shapes = [jax.ShapeDtypeStruct((n, *columns.shape), np.dtype(columns.dtype))]
             features, about = augment.to_float, {"shape": list(columns.shape), "dtype": columns.dtype}
         made = export.export(jax.jit(_whole(predictor, features)), platforms=PLATFORMS)(*shapes)
-        return made.serialize(), {"classes": list(predictor.classes), **about}
+        return bytes(made.serialize()), {"classes": list(predictor.classes), **about}
 
 
 def _of_table(columns: TableColumns) -> tuple[Any, list[list[str]]]:

@@ -84,7 +84,7 @@ def _read_parquet(path: Path, rows: int) -> Iterator[pd.DataFrame]:
 
 def _read_csv(path: Path, columns: TableColumns, rows: int) -> Iterator[pd.DataFrame]:
     # Strings stay as they are spelled: a chunk of a column of codes may hold nothing but digits.
-    text = {category.name: str for category in columns.categories}
+    text: dict[Any, Any] = {category.name: str for category in columns.categories}
     try:
         with pd.read_csv(path, chunksize=rows, dtype=text, low_memory=False) as reader:
             yield from reader

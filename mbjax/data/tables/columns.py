@@ -153,7 +153,7 @@ class TableColumns:
             x[:, : len(self.numbers)] = self._scaled(frame, source, start)
         at, rows = len(self.numbers), np.arange(len(frame))
         for category in self.categories:
-            places = _places(category, frame[category.name], f"{source}: column {category.name!r}")
+            places = _places(category, frame.loc[:, category.name], f"{source}: column {category.name!r}")
             known = places >= 0
             x[rows[known], at + places[known]] = 1
             at += category.width
@@ -162,11 +162,11 @@ class TableColumns:
     def _scaled(self, frame: pd.DataFrame, source: str, start: int) -> np.ndarray:
         """The numbers' features, `[n, numbers]`."""
         names, fill, shift, scale, factor, limit = self._learned
-        part = frame[names]
+        part = frame.loc[:, names]
         if all(map(dtypes.is_numeric_dtype, part.dtypes)):
             x = part.to_numpy(np.float64, na_value=np.nan, copy=True)
         else:
-            x = np.column_stack([as_numbers(part[n], f"{source}: column {n!r}", start) for n in names])
+            x = np.column_stack([as_numbers(part.loc[:, n], f"{source}: column {n!r}", start) for n in names])
         with np.errstate(over="ignore", invalid="ignore"):
             x = x.astype(self.dtype, copy=False)
             all_finite = np.isfinite(x.sum())  # one pass, where all is well
@@ -219,7 +219,7 @@ def _fit_numbers(
     floats = pd.DataFrame({name: as_numbers(train.loc[:, name], f"column {name!r}") for name in names})
     imputer = SimpleImputer(strategy="median")
     filled = imputer.fit_transform(floats)
-    fills = imputer.statistics_.tolist()
+    fills = np.asarray(imputer.statistics_).tolist()
     if scaler is None:
         return [Number(name, fill) for name, fill in zip(names, fills, strict=True)]
     scaler.fit(filled)
@@ -238,7 +238,8 @@ def _fit_category(column: pd.Series) -> Category:
     of_value = np.asarray(encoder.transform(np.array(values, object)[:, None])).argmax(1).tolist()
     places = dict(zip(values, of_value, strict=True))
     boolean = bool(dtypes.is_bool_dtype(column)) or set(values) <= {"True", "False"}
-    return Category(str(column.name), features.shape[1], places, places[str(imputer.statistics_[0])], boolean)
+    most_frequent = str(np.asarray(imputer.statistics_)[0])
+    return Category(str(column.name), features.shape[1], places, places[most_frequent], boolean)
 
 
 def as_text(column: pd.Series) -> pd.Series:
@@ -266,7 +267,8 @@ def as_numbers(column: pd.Series, what: str, start: int = 0) -> np.ndarray:
         return values.astype(np.float64)
     except (TypeError, ValueError):
         values = pd.Series([_unblank(value) for value in values], dtype=object)
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    converted: Any = pd.to_numeric(values, errors="coerce")
+    numbers = converted.to_numpy(np.float64, na_value=np.nan)
     wrong = np.isnan(numbers) & values.notna().to_numpy()
     if wrong.any():
         first = int(wrong.argmax())

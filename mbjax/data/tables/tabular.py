@@ -148,14 +148,14 @@ def from_frame(
         raise UserError(f"{source}: no feature is left beside {target!r}; {'; '.join(column_notes)}")
     floats = {name: as_numbers(frame.loc[:, name], f"{source}: column {name!r}") for name in numbers}
     frame = frame.assign(**floats)
-    _check_finite(frame[numbers], source)
+    _check_finite(frame.loc[:, numbers], source)
     columns = TableColumns.fit(
         frame.iloc[index["train"]], numbers=numbers, categories=categories, scale=scale, ignored=(target, *dropped)
     )
     x = columns.transform(frame, source=source)
 
     for name in columns.used:
-        if count := int(frame[name].isna().sum()):
+        if count := np.count_nonzero(frame[name].isna()):
             by = "median" if name in numbers else "most frequent value"
             column_notes.append(f"column {name!r}: {count} missing values imputed by the {by}")
     splits = {name: Split(x[i], y[i]) for name, i in index.items()}
