@@ -1,6 +1,7 @@
 """What becomes of checkpoints that are damaged, or of another network: none is ever lost."""
 
 import errno
+import gc
 import logging
 import os
 import pathlib
@@ -63,6 +64,13 @@ DAMAGES: dict[str, Any] = {
     "manifest missing": lambda folder: (folder / "state" / "manifest.ocdbt").unlink(),
     "empty": lambda folder: [file.unlink() for file in folder.rglob("*") if file.is_file()],
 }
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """What Orbax leaves behind is collected here, and not in the test that comes next."""
+    yield
+    gc.collect()
 
 
 # Orbax closes its event loop when the first array cannot be read, and the others' threads find it closed.

@@ -50,7 +50,7 @@ def check(command: str) -> None:
         start = words.index("-m") + 1
         source = source_of(words[start])
     else:
-        start = next(i for i, word in enumerate(words) if word.startswith("launch/"))
+        start = next(i for i, word in enumerate(words) if word.startswith(("launch/", "tests/")))
         source = (ROOT / words[start]).read_text()
         source += "".join(map(source_of, set(re.findall(r"-m (mbjax\.\w+)", source)) - {"mbjax.report"}))
     options = [word for word in words[start + 1 :] if word.startswith("--")]

@@ -194,7 +194,7 @@ def final_params(workdir, config):
 CASES = {
     "mlp, 81 pairs": ["--config.meta.steps=81", "--config.meta.pairs_per_chunk=1", "--config.model.dropout=(0.5,)"],
     # Four groups of two devices: each pair's batches and their BatchNorm statistics are split.
-    "cnn, 4 pairs": ["--config.meta.steps=4", "--config.model.name=cnn", "--config.model.hidden=()"],
+    "cnn, 4 pairs": ["--config.meta.steps=4", "--config.model.name=cnn"],
 }
 
 
@@ -226,7 +226,7 @@ def test_a_job_that_loses_a_process_ends_and_goes_on_elsewhere(name, tmp_path):
     config = digits.get_config()
     for option in options:
         key, value = option.removeprefix("--config.").split("=")
-        config.update_from_flattened_dict({key: value if value.isalpha() else eval(value)})
+        config_lib.change(config, {key: value if value.isalpha() else eval(value)})
     config.parallel = "none"
     train.train_and_evaluate(config, whole)
     for resumed, expected in zip(*(jax.tree.leaves(final_params(f, config)) for f in (job, whole)), strict=True):

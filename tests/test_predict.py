@@ -163,7 +163,7 @@ class TestARun:
         shutil.copytree(run, tmp_path / "run")
         file = tmp_path / "run" / "config.json"
         settings = json.loads(file.read_text())
-        del settings["decision"]["beta"]
+        del settings["decision"]["beta"], settings["checksum"]
         file.write_text(json.dumps(settings))
         assert train.train_and_evaluate(config_of(run.parent), tmp_path / "run")["updates"] == 20
 

@@ -493,8 +493,8 @@ def test_examples_that_stay_on_the_host_train_to_the_same_bits(tmp_path):
     splits = {name: Split(OnHost(split.x), split.y) for name, split in dataset.splits.items()}
     result = train.train_and_evaluate(config, tmp_path / "host", dataclasses.replace(dataset, splits=splits))
     read = splits["train"].x
-    # 30 updates of 6 pairs of 24 and 16, and what three evaluations read.
-    assert read.read == 30 * 6 * (24 + 16) + 3 * len(read)
+    # 30 updates of 6 pairs of 24 and 16, and what three evaluations read, each a batch of 256, some rows twice.
+    assert read.read == 30 * 6 * (24 + 16) + 3 * 256
     on_device = json.loads((tmp_path / "device/result.json").read_text())
     assert result["test"] == on_device["test"]
     assert_same_bits(*(dict(np.load(tmp_path / folder / "predictions.npz")) for folder in ("device", "host")))

@@ -26,7 +26,8 @@ MARKERS = "os^Dv<>P"
 def plot_run(folder: pathlib.Path, result: dict[str, Any]) -> None:
     """Draws `training.png` (loss and scores over updates) and `class_accuracy.png`, or of people `verification.png`."""
     title = f"{result['method']} on {result['task']}, seed {result['seed']}"
-    _save(_training(_rows(folder), title), folder / "training.png")
+    if (folder / "metrics.jsonl").exists() and (rows := _rows(folder)):  # else they were lost
+        _save(_training(rows, title), folder / "training.png")
     if "classes" in result["data"]:
         _save(_class_accuracy(result, title), folder / "class_accuracy.png")
     else:

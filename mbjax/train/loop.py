@@ -60,7 +60,7 @@ def train_and_evaluate(
     parallel_lib.check_processes(valid.parallel)
     folder = Folder(pathlib.Path(workdir))
     if _is_finished(folder):  # which may lie where nobody can write
-        folder.claim(valid)
+        _claim(folder, valid)
         return _finished(folder, dataset)
     with folder.locked() if hosts.is_primary() else contextlib.nullcontext():
         _claim(folder, valid)

@@ -23,6 +23,7 @@ def test_a_signal_before_training_is_one_line_and_claims_nothing(signum, tmp_pat
         [sys.executable, "-m", "mbjax.main", f"--config={slow}", f"--workdir={tmp_path / 'run'}"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}, cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),  # tests that nohup starts ignore SIGHUP
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "loading\n"

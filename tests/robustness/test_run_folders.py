@@ -1,5 +1,6 @@
 """Damage to the files of a run: what can be made again is, and what cannot is named."""
 
+import gc
 import json
 import logging
 import pathlib
@@ -16,7 +17,18 @@ from mbjax.train import checkpoint, loop
 from mbjax.train.folder import Folder
 from mbjax.types import UserError
 
-pytestmark = pytest.mark.filterwarnings("ignore:Creating legend with loc")  # matplotlib's, on a machine that is busy
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Creating legend with loc"),  # matplotlib's, on a machine that is busy
+    # Orbax closes its event loop when the first array cannot be read, and the others' threads find it closed.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """What Orbax leaves behind is collected here, and not in the test that comes next."""
+    yield
+    gc.collect()
 
 
 def small_config() -> Any:
