@@ -316,11 +316,11 @@ def test_a_killed_comparison_goes_on_and_gives_the_same_table(task, tmp_path):
 def test_a_killed_comparison_of_images_goes_on_at_its_checkpoint(tmp_path):
     small = {
         "data.synthetic_identities": 24, "data.synthetic_images": 6, "data.test_identities": 8, "data.size": 16,
-        "data.validation_identities": 6, "model.width": 4, "model.stages": "(1,)", "model.embedding": 8, "updates": 40,
-        "updates_per_call": 2, "eval.every": 4, "optimizer.lr": 0.1,
+        "data.validation_identities": 6, "model.width": 4, "model.stages": "(1,)", "model.embedding": 8, "updates": 20,
+        "updates_per_call": 2, "eval.every": 2, "optimizer.lr": 0.1,
     }  # fmt: skip
     task = compare.Task("configs/faces.py:synthetic", small)
-    options = ("--methods=naive,metabalance", "--seeds=1")
+    options = ("--methods=naive,over", "--seeds=1")
     killed = run_compare(task, tmp_path / "killed", *options)
     runs, deadline = tmp_path / "killed" / "runs", time.monotonic() + 240
     while len([*runs.glob("*/checkpoints/[0-9]*")]) < 2 and killed.poll() is None and time.monotonic() < deadline:

