@@ -115,7 +115,7 @@ jax.config.update("jax_disable_most_optimizations", True)  # compiles in half of
 from tests import test_parallel as t
 assert len(jax.devices()) == 8
 network, chunk = {network!r}, 1 if {network!r} == "resnet" else 80
-for pairs, groups in ((80, 8), (81, 8), (4, 4)):
+for pairs, groups in ((80, 8), (81, 8), (4, 4))[chunk == 1 :]:  # convolutions compile for long
     one = t.updates(network, pairs, chunk=chunk)
     t.assert_equal_to_rounding(t.updates(network, pairs, groups, chunk=chunk), one)
     t.assert_equal_to_rounding(t.updates(network, pairs, 8, chunk=chunk, wrapper="pmap"), one)

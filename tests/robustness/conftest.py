@@ -6,7 +6,7 @@ import hypothesis
 
 hypothesis.settings.register_profile(
     "mbjax",
-    max_examples=int(os.environ.get("MBJAX_FUZZ_EXAMPLES", "25")),
+    max_examples=int(os.environ.get("MBJAX_FUZZ_EXAMPLES", "15")),
     deadline=None,  # a slow machine is no fault
     database=None,
     suppress_health_check=list(hypothesis.HealthCheck),
