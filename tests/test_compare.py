@@ -203,8 +203,8 @@ def test_images_are_compared_by_their_scenario_and_protocol(tmp_path):
         images = rng.integers(0, 256, (10_000, 3072), np.uint8) // (2 + labels)
         np.concatenate([labels, images.astype(np.uint8)], axis=1).tofile(folder / file)
     overrides = {
-        "data.dir": str(tmp_path), "updates": 2, "train.batch_size": 4, "model.width": 4, "model.stages": (1,), "eval.every": 2, "optimizer.lr": 0.01,
-        "data.counts": (10,) * 10, "data.imbalance": "counts",
+        "data.dir": str(tmp_path), "updates": 2, "train.batch_size": 4, "model.width": 4, "model.stages": (1,),
+        "optimizer.lr": 0.01, "eval.every": 2, "data.counts": (10,) * 10, "data.imbalance": "counts",
     }  # fmt: skip
     test = {}
     for protocol in ("clean", "authors"):
