@@ -87,10 +87,13 @@ class _Graph:
         if columns.numbers:
             x = [self._input(number.name, np.float64, (1,)) for number in columns.numbers]
             x = self.cast(self.add("Concat", *x, axis=1), columns.dtype)
-            learned = np.array([[n.fill, n.shift, n.scale, n.factor] for n in columns.numbers]).T[:, None]
-            fill, shift, scale, factor = (self.constant(row, columns.dtype) for row in learned)
+            learned = [[n.fill, n.shift, n.scale, n.factor, n.limit or np.inf] for n in columns.numbers]
+            rows = np.array(learned).T[:, None]
+            fill, shift, scale, factor, limit = (self.constant(row, columns.dtype) for row in rows)
             x = self.add("Where", self.add("IsNaN", x), fill, x)
             x = self.add("Mul", self.add("Div", self.add("Sub", x, shift), scale), factor)
+            if any(number.limit for number in columns.numbers):
+                x = self.add("Max", self.add("Min", x, limit), self.add("Neg", limit))
             parts.append(self.cast(x, np.float32))
         for category in columns.categories:
             places = {**category.places, "": category.missing}

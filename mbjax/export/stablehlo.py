@@ -48,13 +48,15 @@ def to_stablehlo(predictor: Predictor) -> tuple[bytes, dict[str, Any]]:
 
 def _of_table(columns: TableColumns) -> tuple[Any, list[list[str]]]:
     """From numbers and codes to features, and each category's values in the order of their codes."""
-    learned = np.array([[n.fill, n.shift, n.scale, n.factor] for n in columns.numbers]).reshape(-1, 4).T
-    fill, shift, scale, factor = (row[None].astype(columns.dtype) for row in learned)
+    learned = [[n.fill, n.shift, n.scale, n.factor, n.limit or np.inf] for n in columns.numbers]
+    rows = np.array(learned).reshape(-1, 5).T
+    fill, shift, scale, factor, limit = (row[None].astype(columns.dtype) for row in rows)
     values = [list(category.places) for category in columns.categories]
 
     def features(numbers: jax.Array, codes: jax.Array) -> jax.Array:
         x = numbers.astype(columns.dtype)
         x = (jnp.where(jnp.isnan(x), fill, x) - shift) / scale * factor
+        x = jnp.clip(x, -limit, limit)
         parts = [x.astype(jnp.float32)]
         for place, category in enumerate(columns.categories):
             # The last two are those of -2 and -1.
