@@ -14,7 +14,7 @@ import jax
 from absl import app, flags
 
 from mbjax import config as config_lib
-from mbjax import console, train
+from mbjax import config_files, console, train
 from mbjax.console import say
 from mbjax.devices import hosts
 from mbjax.types import UserError
@@ -86,7 +86,7 @@ def _parse(argv: list[str], *, about: str) -> list[str]:
     except Exception as error:
         if isinstance(error, AttributeError | KeyError):
             _check_keys(argv)
-        raise UserError(f"--config: {config_lib.failure(error)}") from error
+        raise UserError(f"--config: {config_files.failure(error)}") from error
     if keys:
         print("\n".join(config_lib.help_lines(flags.FLAGS["config"].value)))
         sys.exit(0)
@@ -118,9 +118,9 @@ def _with_files(argv: Sequence[str]) -> list[str]:
     for place, argument in enumerate(argv):
         if argument.startswith(("--config=", "-config=")):
             flag, _, spec = argument.partition("=")
-            out[place] = f"{flag}={config_lib.find_file(spec)}"
+            out[place] = f"{flag}={config_files.find_file(spec)}"
         elif argument in ("--config", "-config") and place + 1 < len(argv):
-            out[place + 1] = config_lib.find_file(argv[place + 1])
+            out[place + 1] = config_files.find_file(argv[place + 1])
     return out
 
 
@@ -130,7 +130,7 @@ def _check_keys(argv: list[str]) -> None:
     specs = [match[2] for match in given if match[1] is None]
     if not specs:
         return
-    config = config_lib.load(specs[-1]).lock()
+    config = config_files.load(specs[-1]).lock()
     with contextlib.suppress(AttributeError, KeyError):
         config_lib.change(config, _parts(argv))
     if message := config_lib.unknown_key(config, [m[1] for m in given if m[1]]):

@@ -31,6 +31,11 @@ class TestCalibration:
         posterior = lambda priors: density * priors / (density @ priors)[:, None]  # noqa: E731
         np.testing.assert_allclose(calibration.shift_priors(posterior(old), old, new), posterior(new))
 
+    def test_equal_priors_divide_those_of_training_out(self):
+        p = np.array([[0.9, 0.1], [0.8, 0.2]])
+        expected = [[0.5, 0.5], [0.8 / 0.9 / (0.8 / 0.9 + 2), 2 / (0.8 / 0.9 + 2)]]
+        np.testing.assert_allclose(calibration.shift_priors(p, np.array([0.9, 0.1]), np.ones(2)), expected)
+
     def test_of_two_classes_it_is_elkans_formula(self):
         p, b, b2 = np.linspace(0.01, 0.99, 50), 0.5, 0.03
         expected = b2 * (p - p * b) / (b - p * b + b2 * p - b * b2)
@@ -104,6 +109,11 @@ class TestSampledPriors:
 
 
 class TestDecisions:
+    def test_a_threshold_is_half_way_between_two_scores(self):
+        p, y = np.array([0.1, 0.2, 0.3, 0.35, 0.6, 0.7]), np.array([0, 0, 1, 0, 1, 1])
+        threshold = decisions.choose(p, y, metric="balanced_accuracy")
+        assert threshold in (pytest.approx(0.475), pytest.approx(0.25))  # both as good, but for rounding
+
     @settings(deadline=None, max_examples=50)
     @given(st.integers(0, 2**32 - 1), st.integers(5, 40), st.sampled_from([3, 1000]))
     def test_no_threshold_is_better(self, seed, n, grid):

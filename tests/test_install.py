@@ -15,7 +15,7 @@ import pytest
 import setuptools
 
 import mbjax
-from mbjax import config as config_lib
+from mbjax import config_files
 from mbjax.types import UserError
 
 ROOT = pathlib.Path(mbjax.__file__).parents[1]
@@ -83,12 +83,12 @@ def test_the_wheel_trains_predicts_and_compares_without_a_checkout(scripts, tmp_
 
 def test_a_name_is_a_configuration_that_comes_with_mbjax(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert set(config_lib.own_files()) == {file.stem for file in ROOT.glob("configs/[a-z]*.py")}
-    assert config_lib.find_file("digits") == str(ROOT / "configs" / "digits.py")
-    assert config_lib.find_file("cifar10:severe") == f"{ROOT / 'configs' / 'cifar10.py'}:severe"
-    assert config_lib.find_file("configs/digits.py:erm") == "configs/digits.py:erm"
-    assert config_lib.load("digits:erm").method == "erm"
+    assert set(config_files.own_files()) == {file.stem for file in ROOT.glob("configs/[a-z]*.py")}
+    assert config_files.find_file("digits") == str(ROOT / "configs" / "digits.py")
+    assert config_files.find_file("cifar10:severe") == f"{ROOT / 'configs' / 'cifar10.py'}:severe"
+    assert config_files.find_file("configs/digits.py:erm") == "configs/digits.py:erm"
+    assert config_files.load("digits:erm").method == "erm"
     with pytest.raises(UserError, match=r"--config=digit: no such file, and none of celeba, cifar10, digits, "):
-        config_lib.find_file("digit")
+        config_files.find_file("digit")
     pathlib.Path("digits").write_text("mine")
-    assert config_lib.find_file("digits") == "digits"
+    assert config_files.find_file("digits") == "digits"

@@ -12,8 +12,8 @@ ROOT = pathlib.Path(mbjax.__file__).parent
 LAYERS = [
     {"__main__"}, {"main", "estimator"}, {"compare"}, {"cli", "programs"}, {"train", "export"}, {"report", "predict"},
     {"config"}, {"evaluation"}, {"methods"}, {"meta"}, {"devices"}, {"sampling"}, {"data"}, {"models"},
-    {"augment", "losses"}, {"meta_checks", "state"}, {"registry"}, {"console", "options", "sealed"}, {"atomic"},
-    {"types"},
+    {"augment", "losses"}, {"meta_checks", "state"}, {"registry"},
+    {"config_files", "console", "options", "sealed"}, {"atomic"}, {"types"},
 ]  # fmt: skip
 HEIGHT = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}
 

@@ -45,18 +45,3 @@ def test_calibration_error_by_hand():
 
 def test_a_perfectly_calibrated_coin_has_no_calibration_error():
     assert metrics.calibration_error(np.full((10, 2), 0.5), np.array([0, 1] * 5)) == 0
-
-
-def test_priors_divided_out():
-    probabilities = np.array([[0.9, 0.1], [0.8, 0.2]])
-    adjusted = metrics.adjust_priors(probabilities, np.array([0.9, 0.1]))
-    np.testing.assert_allclose(adjusted, [[0.5, 0.5], [0.8 / 0.9 / (0.8 / 0.9 + 2), 2 / (0.8 / 0.9 + 2)]])
-
-
-def test_threshold_of_highest_balanced_accuracy():
-    scores, labels = np.array([0.1, 0.2, 0.3, 0.35, 0.6, 0.7]), np.array([0, 0, 1, 0, 1, 1])
-    threshold = metrics.choose_threshold(scores, labels)
-    best = max(metrics.balanced_accuracy_at(scores, labels, t) for t in np.linspace(0, 1, 1001))
-    assert metrics.balanced_accuracy_at(scores, labels, threshold) == best == pytest.approx(5 / 6)
-    assert threshold in (pytest.approx(0.475), pytest.approx(0.25))  # half-way between two scores
-    assert metrics.balanced_accuracy_at(scores, labels, 0.65) == pytest.approx((1 + 1 / 3) / 2)

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from mbjax import config as config_lib
-from mbjax import data, models, options
+from mbjax import config_files, data, models, options
 from mbjax.types import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -95,8 +95,8 @@ def test_every_option_allows_its_default_and_says_what_it_does():
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("configs/[a-z]*.py")), ids=lambda file: file.stem)
 def test_every_configuration_is_valid_and_takes_a_method_for_a_row(file):
-    config_lib.validate(config_lib.load(str(file)))
-    config = config_lib.load(f"{file}:erm")
+    config_lib.validate(config_files.load(str(file)))
+    config = config_files.load(f"{file}:erm")
     assert config_lib.validate(config).method == "erm"
 
 
@@ -232,7 +232,7 @@ def test_a_name_that_is_neither_lists_the_valid_ones(name, scenarios, message):
 
 
 def test_help_has_a_line_for_every_key_with_value_default_and_help():
-    config = config_lib.load(str(ROOT / "configs/cifar10.py") + ":small,naive")
+    config = config_files.load(str(ROOT / "configs/cifar10.py") + ":small,naive")
     lines = config_lib.help_lines(config)
     keys = config_lib.flatten(config.to_dict())
     shown = {line.split("  ")[0]: line for line in lines if line}

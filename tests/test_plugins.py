@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from mbjax import config as config_lib
-from mbjax import losses, methods, options, sampling, train
+from mbjax import config_files, losses, methods, options, sampling, train
 from mbjax.types import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -211,7 +211,7 @@ def test_a_model(named, tmp_path):
     result, predictions, _ = trained(named, tmp_path / "run", **settings)
     assert result["test"]["roc_auc"] == 0.5
     np.testing.assert_allclose(predictions["probabilities"][:, 1], 1 / (1 + np.exp(-2.0)), rtol=1e-5)
-    config = config_lib.load(str(ROOT / "configs" / "digits.py"))
+    config = config_files.load(str(ROOT / "configs" / "digits.py"))
     config_lib.change(config, {"model.name": named("Constant")})
     assert config.model.to_dict() == {"name": named("Constant"), "start": 0.25}
 

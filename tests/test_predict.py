@@ -18,8 +18,7 @@ import pytest
 from PIL import Image
 
 import mbjax
-from mbjax import config as config_lib
-from mbjax import data, models, train
+from mbjax import config_files, data, models, train
 from mbjax.data import sources, splits
 from mbjax.data.arrays import Arrays
 from mbjax.data.tables import tabular
@@ -50,7 +49,7 @@ def people(n: int = 240, seed: int = 0) -> pd.DataFrame:
 
 
 def config_of(folder: pathlib.Path) -> Any:
-    config = config_lib.load("configs/tabular.py")
+    config = config_files.load("configs/tabular.py")
     config.data.update(path=str(folder / "people.csv"), target="ill", drop=("id",), validation_share=0.25)
     config.model.hidden = (8,)
     config.meta.steps = 4

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from mbjax import report
-from mbjax.evaluation import metrics
+from mbjax.evaluation import calibration, metrics
 from mbjax.report import __main__ as command
 from mbjax.report import analysis, plots
 from mbjax.types import UserError
@@ -50,7 +50,7 @@ def write_run(
         "protocol": protocol,
         "data": {"classes": classes, "class_counts": {"train": list(counts), "test": [per_class] * len(classes)}},
         "test": rows[-1]["test"],
-        "priors_test": score(metrics.adjust_priors(probabilities, np.array(counts) / sum(counts))),
+        "priors_test": score(calibration.shift_priors(probabilities, np.array(counts), np.ones(len(counts)))),
     }  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "result.json").write_text(json.dumps(result))

@@ -211,8 +211,6 @@ def plan(
                 config_lib.change(config, settings)
             config.seed = seed
             what = {**config_lib.flatten(config.to_dict()), **fixed}
-            if not what["eval.scores"]:  # runs of before there were any keep their keys
-                del what["eval.scores"]
             text = json.dumps([what, settings], sort_keys=True, default=str)
             key = hashlib.sha256(text.encode()).hexdigest()[:16]
             runs.append(Run(name, settings, seed, config, key, row.estimator, row.balanced))

@@ -14,7 +14,7 @@ from mbjax import config as config_lib
 from mbjax import data, train
 from mbjax.compare import baselines
 from mbjax.compare.plan import Run, Source, load
-from mbjax.evaluation import evaluate, metrics
+from mbjax.evaluation import calibration, decisions, evaluate, metrics
 from mbjax.train import population
 from mbjax.types import Dataset, UserError
 
@@ -120,20 +120,21 @@ def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray], further: 
     """The scores of both parts, as predicted and with the priors divided out."""
     counts = dataset.class_counts
     line: dict[str, Any] = {"status": "ok", "data": _describe(dataset)}
-    adjusted = {part: metrics.adjust_priors(p, counts / counts.sum()) for part, p in probabilities.items()}
+    priors, equal = counts / counts.sum(), np.ones(len(counts))
+    adjusted = {part: calibration.shift_priors(p, priors, equal) for part, p in probabilities.items()}
     for prefix, predicted in (("", probabilities), ("priors_", adjusted)):
         if "validation" in predicted:
             line[prefix + "validation_halves"] = _halves(predicted["validation"], dataset.splits["validation"].y)
         for part, p in predicted.items():
             y = dataset.splits[part].y
             line[prefix + part] = metrics.scores(p, y, majority_class=int(counts.argmax()), further=further)
-        if (
-            len(counts) == 2 and "validation" in predicted
-        ):  # whatever part it is scored on, the threshold is the validation part's
-            threshold = metrics.choose_threshold(predicted["validation"][:, 1], dataset.splits["validation"].y)
+        if len(counts) == 2 and "validation" in predicted:
+            held = dataset.splits["validation"].y  # whatever part is scored, the threshold is the validation part's
+            threshold = decisions.choose(predicted["validation"][:, 1], held, metric="balanced_accuracy")
+            decide = decisions.Decision("threshold", threshold)
             for part, p in predicted.items():
-                score = metrics.balanced_accuracy_at(p[:, 1], dataset.splits[part].y, threshold)
-                line[prefix + part]["threshold_balanced_accuracy"] = score
+                scores = decisions.scores(decide(p), dataset.splits[part].y, classes=2)
+                line[prefix + part]["threshold_balanced_accuracy"] = scores["balanced_accuracy"]
     return line
 
 

@@ -8,15 +8,24 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from mbjax.types import UserError
 
 _TEMPERATURES = (0.01, 100.0)
 
 
+def from_logits(logits: np.ndarray) -> np.ndarray:
+    """What a network says, `[n, classes]`, of its outputs `[n, outputs]`: one is the logit of the second of two."""
+    z = np.asarray(logits, np.float64)
+    return softmax(np.concatenate([np.zeros_like(z), z], axis=1) if z.shape[1] == 1 else z, axis=1)
+
+
 def shift_priors(probabilities: np.ndarray, trained: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Probabilities at other class priors: `p_c · wanted_c / trained_c`, normalised.
+    """Probabilities at other class priors: `p_c / trained_c · wanted_c`, normalised.
+
+    At equal ones this divides the training priors out (section 6 of the paper; logit adjustment post hoc with τ = 1,
+    Menon et al. 2021). It moves the decision, not the order of examples: of two classes, ROC-AUC stays as it is.
 
     It is exact where the classes look as before and only their frequencies differ (Saerens, Latinne and Decaestecker
     2002, "Adjusting the Outputs of a Classifier to New a Priori Probabilities", equation 2.4; of two classes Elkan
@@ -25,9 +34,9 @@ def shift_priors(probabilities: np.ndarray, trained: np.ndarray, wanted: np.ndar
     Args:
       probabilities: `[n, classes]`, at the priors `trained`.
       trained: `[classes]`, all above 0.
-      wanted: `[classes]`, of sum 1.
+      wanted: `[classes]`; only their ratios count.
     """
-    return _normalised(np.asarray(probabilities, np.float64) * (np.asarray(wanted) / trained))
+    return _normalised(np.asarray(probabilities, np.float64) / trained * np.asarray(wanted))
 
 
 def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -39,6 +39,17 @@ class Decision:
             return (probabilities @ np.array(self.costs)).argmin(1)
         return probabilities.argmax(1)
 
+    @property
+    def boundary(self) -> float:
+        """Of two classes, the probability of class 1 from which it is chosen."""
+        if self.rule == "threshold":
+            return float(np.clip(self.threshold or 0, 1e-300, 1 - 1e-16))
+        if self.rule == "costs" and self.costs is not None:
+            (right0, wrong0), (wrong1, right1) = self.costs  # class 1 where (w0 - r0)(1 - p) < (w1 - r1) p
+            of0, of1 = wrong0 - right0, wrong1 - right1
+            return float(np.clip(of0 / (of0 + of1), 1e-300, 1 - 1e-16)) if of0 + of1 > 0 else 0.5
+        return 0.5
+
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold: what its rule has, and no more."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}

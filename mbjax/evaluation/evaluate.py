@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from mbjax import augment, sampling
 from mbjax.devices import parallel
-from mbjax.evaluation import identification, metrics
+from mbjax.evaluation import calibration, identification, metrics
 from mbjax.state import TrainState
 from mbjax.types import Dataset, PyTree, Split, UserError
 
@@ -93,12 +93,7 @@ def make_predict(
     batches = _Batches(split, batch_size, mesh)
 
     def predict(state: TrainState) -> np.ndarray:
-        z = batches.map(lambda number, x: run(_variables(state), number, x)).astype(np.float64)
-        if z.shape[1] == 1:
-            z = np.concatenate([np.zeros_like(z), z], axis=1)
-        z -= z.max(1, keepdims=True)
-        p = np.exp(z)
-        return p / p.sum(1, keepdims=True)
+        return calibration.from_logits(batches.map(lambda number, x: run(_variables(state), number, x)))
 
     return predict
 

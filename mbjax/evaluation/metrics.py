@@ -102,23 +102,6 @@ def balanced_log_loss(probabilities: np.ndarray, labels: np.ndarray, weights: np
     return float((sums[counts > 0] / counts[counts > 0]).mean())
 
 
-def adjust_priors(probabilities: np.ndarray, priors: np.ndarray) -> np.ndarray:
-    """Divides the training priors out: `p_c / π_c`, normalised (section 6 of the paper; Richard and Lippmann 1991).
-
-    This is logit adjustment post hoc with τ = 1 (Menon et al. 2021). It moves the decision, not the order of examples:
-    of two classes, ROC-AUC stays as it is.
-
-    Args:
-      probabilities: `[n, classes]`.
-      priors: the classes' shares of the training examples, `[classes]`, all above 0.
-
-    Returns:
-      `[n, classes]`, rows sum to 1.
-    """
-    adjusted = np.asarray(probabilities, np.float64) / priors
-    return adjusted / adjusted.sum(1, keepdims=True)
-
-
 def match_majority(
     probabilities: np.ndarray, labels: np.ndarray, *, majority_class: int, majority_accuracy: float
 ) -> np.ndarray:
@@ -152,24 +135,3 @@ def match_majority(
         accuracies = np.searchsorted(np.sort(ratios), factors) / len(ratios)
         adjusted[:, majority_class] *= factors[np.abs(accuracies - majority_accuracy).argmin()]
     return adjusted / adjusted.sum(1, keepdims=True)
-
-
-def choose_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The threshold of highest balanced accuracy: class 1 is predicted where its score is at least this.
-
-    Choose it on validation data and use it on test data.
-
-    Args:
-      scores: of class 1, `[n]`.
-      labels: 0 or 1, both there, `[n]`.
-    """
-    false_positives, true_positives, thresholds = sk.roc_curve(labels, scores, drop_intermediate=False)
-    best = int((true_positives - false_positives).argmax())
-    # Half-way to the next score: between two scores any threshold does as well here, the middle is the safest.
-    above, below = thresholds[best], scores[scores < thresholds[best]]
-    return float((above + below.max()) / 2) if len(below) and np.isfinite(above) else float(above)
-
-
-def balanced_accuracy_at(scores: np.ndarray, labels: np.ndarray, threshold: float) -> float:
-    """Balanced accuracy where class 1 is predicted from `threshold` on."""
-    return float(sk.balanced_accuracy_score(labels, scores >= threshold))

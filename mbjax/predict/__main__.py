@@ -82,9 +82,9 @@ def _write_parquet(frames: Iterator[pd.DataFrame], stream: BinaryIO) -> int:
         for frame in frames:
             if writer is None:
                 schema = pa.Schema.from_pandas(frame, preserve_index=False)
-                # What a chunk of a CSV file leaves empty, or has whole numbers in, may go on with others.
-                wide = [_widened(field) for field in schema]
-                writer = pq.ParquetWriter(stream, pa.schema(wide))
+                # What the first chunk of a CSV file leaves empty may go on with text.
+                fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in schema]
+                writer = pq.ParquetWriter(stream, pa.schema(fields))
             writer.write_table(pa.Table.from_pandas(frame, schema=writer.schema, preserve_index=False))
             rows += len(frame)
     except pa.ArrowException as error:
@@ -95,12 +95,6 @@ def _write_parquet(frames: Iterator[pd.DataFrame], stream: BinaryIO) -> int:
         if writer is not None:
             writer.close()
     return rows
-
-
-def _widened(field: pa.Field) -> pa.Field:
-    if pa.types.is_null(field.type):
-        return field.with_type(pa.string())
-    return field
 
 
 _WRITERS = {".csv": _write_csv, ".parquet": _write_parquet}

@@ -98,7 +98,7 @@ class Predictor:
         if len(self.classes) != 2:
             raise UserError(f"decision_function is for two classes, and this model has {len(self.classes)}")
         p = np.clip(self.predict_proba(X, priors)[:, 1], 1e-300, 1 - 1e-16)
-        return np.log(p) - np.log1p(-p) - _logit(self._threshold)
+        return np.log(p) - np.log1p(-p) - _logit(self.decision.boundary)
 
     def calibrate(self, raw: np.ndarray, priors: Priors = None) -> np.ndarray:
         """Probabilities at `priors`, `[n, classes]`, of those that the network gave itself."""
@@ -118,17 +118,7 @@ class Predictor:
         """Yields parts of `X` as they were read, and the probabilities of their rows; see `predict_proba`."""
         convert = self._converter(priors)
         for raw, x in inputs.chunks(X, self.preprocessing, progress=progress):
-            yield raw, convert(self._softmax(x))
-
-    @property
-    def _threshold(self) -> float:
-        if self.decision.rule == "threshold":
-            return float(np.clip(self.decision.threshold or 0, 1e-300, 1 - 1e-16))
-        if self.decision.rule == "costs" and self.decision.costs is not None:
-            (right0, wrong0), (wrong1, right1) = self.decision.costs  # class 1 where (w0 - r0)(1 - p) < (w1 - r1) p
-            of0, of1 = wrong0 - right0, wrong1 - right1
-            return float(np.clip(of0 / (of0 + of1), 1e-300, 1 - 1e-16)) if of0 + of1 > 0 else 0.5
-        return 0.5
+            yield raw, convert(calibration.from_logits(self.logits(x)))
 
     def _converter(self, priors: Priors) -> Callable[[np.ndarray], np.ndarray]:
         if isinstance(priors, str):
@@ -139,15 +129,6 @@ class Predictor:
         return lambda raw: calibration.shift_priors(
             calibration.temper(raw, self.temperature), self.sampled_priors, wanted
         )
-
-    def _softmax(self, x: np.ndarray) -> np.ndarray:
-        """What the network says itself, `[n, classes]` float64."""
-        z = self.logits(x).astype(np.float64)
-        if z.shape[1] == 1:
-            z = np.concatenate([np.zeros_like(z), z], axis=1)
-        z -= z.max(1, keepdims=True)
-        p = np.exp(z)
-        return p / p.sum(1, keepdims=True)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """The network's outputs, `[n, outputs]` float32, of inputs that preprocessing has made."""

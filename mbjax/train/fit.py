@@ -78,8 +78,8 @@ def fit(
     state = init(np.uint32(seed))
     if start is not None:
         state = jax.tree.map(jnp.array, start.replace(rng=None)).replace(rng=state.rng)  # a copy: the program takes it
-    step = int(state.step)
-    last = np.int32(step + updates)
+    first = step = int(state.step)
+    last = np.int32(first + updates)
 
     def advance(state: TrainState, count: int, rows: Any) -> Any:
         return program(state, numbers, class_counts, examples, rows, np.int32(count), last)
@@ -91,7 +91,7 @@ def fit(
         for row, state in _rows(calls, step):
             history.append(row)
             step = int(row["updates"])
-            bar.update(step - int(last) + updates - bar.n)
+            bar.update(step - first - bar.n)
             if score is not None:
                 row["validation_loss"], predictions = score(state)
                 if best is None or row["validation_loss"] < best[0]:

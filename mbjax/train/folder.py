@@ -48,7 +48,6 @@ class Folder:
         if old := self._config():
             old, new = config_lib.flatten(old), config_lib.flatten(json.loads(text))
             old = {config_lib.RENAMED.get(key, key): value for key, value in old.items()}
-            old.setdefault("eval.scores", [])  # a key of later
             elsewhere = ("data.dir", "parallel")  # what may differ on another machine
             old = {**{key: value for key, value in config_lib.defaults().items() if key in new}, **old}
             changed = [k for k in sorted(old | new) if k not in elsewhere and old.get(k) != new.get(k)]

@@ -19,7 +19,7 @@ from mbjax import config as config_lib
 from mbjax import data, report, sealed
 from mbjax.devices import hosts
 from mbjax.devices import parallel as parallel_lib
-from mbjax.evaluation import decisions, evaluate, metrics
+from mbjax.evaluation import calibration, decisions, evaluate, metrics
 from mbjax.state import TrainState
 from mbjax.train import checkpoint
 from mbjax.train.experiment import Experiment, build, chosen
@@ -143,7 +143,7 @@ def _with_priors(dataset: Dataset, predictions: evaluate.Predictions) -> dict[st
     if dataset.kind != "classification":
         return {}
     counts = dataset.class_counts
-    adjusted = metrics.adjust_priors(predictions["probabilities"], counts / counts.sum())
+    adjusted = calibration.shift_priors(predictions["probabilities"], counts / counts.sum(), np.ones(len(counts)))
     return {"priors_test": metrics.scores(adjusted, dataset.test.y, majority_class=int(counts.argmax()))}
 
 

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from mbjax import config as config_lib
-from mbjax import console
+from mbjax import config_files, console
 from mbjax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -81,7 +80,7 @@ def test_a_configuration_file_that_fails_is_named_with_its_line(text, line, tmp_
     file = tmp_path / "own.py"
     file.write_text(text)
     with pytest.raises(UserError) as caught:
-        config_lib.load(str(file))
+        config_files.load(str(file))
     assert str(caught.value).startswith(f"--config={file}: ")
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
