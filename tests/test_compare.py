@@ -298,7 +298,8 @@ def test_a_killed_comparison_goes_on_and_gives_the_same_table(task, tmp_path):
     whole = run_compare(task, tmp_path / "whole", *options, "--jobs=2")
     killed = run_compare(task, tmp_path / "killed", *options)
     file, deadline = tmp_path / "killed" / "results.jsonl", time.monotonic() + 240
-    while not file.exists() and killed.poll() is None and time.monotonic() < deadline:
+    has_lines = lambda: file.exists() and file.stat().st_size  # noqa: E731 - it is there before its lines are
+    while not has_lines() and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
