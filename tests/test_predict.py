@@ -25,7 +25,7 @@ from mbjax.data.tables import tabular
 from mbjax.data.tables.columns import TableColumns
 from mbjax.evaluation.decisions import Decision
 from mbjax.predict import Predictor, files, inputs, tables
-from mbjax.predict.__main__ import main
+from mbjax.predict.__main__ import main, write_scores
 from mbjax.types import UserError
 
 FIXTURES = pathlib.Path(__file__).parent / "models"
@@ -288,6 +288,22 @@ class TestInputs:
         frame.astype({"b": object}).assign(b=[1] * 33 + ["one"] * 7).to_csv(tmp_path / "long.csv", index=False)
         with pytest.raises(UserError, match=r"long.csv: column 'b' holds 'one' in data row 34"):
             small().predict_proba(tmp_path / "long.csv")
+
+    def test_a_csv_file_is_written_as_it_was_spelled(self, tmp_path):
+        text = 'a,b,c,member,note\n1.5,3,x,True,"so, ""so"""\n,4,7,False,\n2.0,5,x,True,é\n'
+        (tmp_path / "rows.csv").write_text(text)
+        with pytest.warns(UserWarning, match="'member', 'note' ignored"):
+            write_scores(small(), tmp_path / "rows.csv", tmp_path / "scores.csv")
+        spelled = pd.read_csv(tmp_path / "scores.csv", dtype=str, keep_default_na=False)
+        expected = pd.read_csv(tmp_path / "rows.csv", dtype=str, keep_default_na=False).replace("2.0", "2")
+        pd.testing.assert_frame_equal(spelled[list(expected)], expected)
+        p = small().predict_proba(pd.read_csv(tmp_path / "rows.csv")[["a", "b", "c"]])
+        assert np.array_equal(spelled[["probability_no", "probability_yes"]].astype(float), p)
+
+    def test_a_column_of_mixed_types_is_written_to_csv(self, tmp_path):
+        mixed = pd.DataFrame({"a": [1.0, 2], "b": [3, 4], "c": ["x", "z"], "t": [1, "one"]})
+        assert write_scores(small(), mixed, tmp_path / "scores.csv") == 2
+        assert pd.read_csv(tmp_path / "scores.csv")["t"].tolist() == ["1", "one"]
 
 
 class TestImages:
