@@ -14,6 +14,7 @@ memory of the process, and a call of `predict_proba` on one row.
 """
 
 import argparse
+import contextlib
 import resource
 import subprocess
 import sys
@@ -27,6 +28,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 import mbjax
 from mbjax import config as config_lib
@@ -131,17 +133,13 @@ def _model() -> Predictor:
 
 
 def _write(file: Path, rows: int, chunk: int = 250_000) -> None:
-    writer = None
-    for start in range(0, rows, chunk):
-        frame = _rows(min(chunk, rows - start), start)
-        if file.suffix == ".csv":
-            frame.to_csv(file, mode="a", header=not start, index=False)
-            continue
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        writer = writer or pq.ParquetWriter(file, table.schema)
-        writer.write_table(table)
-    if writer is not None:
-        writer.close()
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for start in range(0, rows, chunk):
+            table = pa.Table.from_pandas(_rows(min(chunk, rows - start), start), preserve_index=False)
+            kind = csv.CSVWriter if file.suffix == ".csv" else pq.ParquetWriter
+            writer = writer or stack.enter_context(kind(str(file), table.schema))
+            writer.write_table(table)
 
 
 def main() -> None:

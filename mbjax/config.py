@@ -71,6 +71,8 @@ SECTIONS = _merged({
     "decision": Section("how the trained model decides", decisions.OPTIONS),
     "eval": Section("evaluation", (
         Option("every", 0.1, POSITIVE, "evaluations and checkpoints: a share of the updates, or a number if ≥ 1"),
+        Option("patience", None, unset_or(COUNT, "None to train to the end"),
+               "evaluations without a better validation score after which training stops and keeps its best state"),
         Option("batch_size", 2048, COUNT, "examples in a batch"),
         Option("protocol", "clean", choice(("clean", "authors")),
                "authors: test images are cropped and flipped at random, as their code does"),

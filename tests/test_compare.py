@@ -18,7 +18,7 @@ from sklearn.datasets import make_classification
 
 from mbjax import compare, data
 from mbjax.compare import baselines as references
-from mbjax.compare import plan
+from mbjax.compare import driver, plan
 from mbjax.compare import rows as rows
 from mbjax.compare import table as comparison
 from mbjax.compare.rows import ROWS
@@ -246,6 +246,26 @@ def test_a_comparison_end_to_end(task, tmp_path):
     after = (tmp_path / "out" / "results.jsonl").read_text()
     assert after.startswith(before)
     assert [json.loads(text)["seed"] for text in after[len(before) :].splitlines()] == [2] * 4
+
+
+def test_a_limit_of_time_gives_the_table_of_the_rows_that_are_whole(task, tmp_path, monkeypatch, caplog):
+    names = ["over", "naive", "logistic_regression_balanced"]
+    early = driver.complete(task, names=names, seeds=[0], out=tmp_path, minutes=0)
+    assert early == ("no row is whole yet\n", [])
+    seconds = iter([0.0, 0.1, 9.0, 9.0, 9.0])
+    monkeypatch.setattr(driver.Limit, "is_over", lambda self: next(seconds) > 1)
+    some = driver.complete(task, names=names, seeds=[0], out=tmp_path, minutes=1)
+    assert [line["row"] for line in some.lines] == ["naive"] * 4 + ["logistic_regression_balanced"] * 3
+    assert "| over-sampling |" not in some.table
+    assert "not done yet, and left out: over; the same command does them" in caplog.text
+    monkeypatch.undo()
+    assert "| over-sampling |" in compare.compare(task, names=names, seeds=[0], out=tmp_path)
+
+
+def test_where_nothing_ends_well_there_is_no_table(task, tmp_path):
+    bad = compare.Task(task.file, {**task.overrides, "train.neighbors": 5000, "updates": 5})
+    with pytest.raises(UserError, match=r"no run has ended well; the first: config.train.sampler='smote'"):
+        driver.complete(bad, names=["smote"], seeds=[0], out=tmp_path)
 
 
 def test_what_cannot_run_is_reported_and_the_rest_goes_on(task, tmp_path, monkeypatch):

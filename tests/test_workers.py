@@ -42,6 +42,16 @@ def test_every_piece_is_done_once(jobs):
     assert sorted(results) == [number**2 for number in range(7)]
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_when_it_is_over_nothing_more_is_begun_and_what_was_begun_ends(jobs):
+    done: list[int] = []
+    pieces = [(number, "") for number in range(50)]
+    for result in workers.Pool(jobs).map(square, pieces, lost=lambda piece: -1, is_over=lambda: len(done) >= 3):
+        done.append(result)
+    assert 3 <= len(done) <= 3 + 2 * jobs
+    assert set(done) <= {number**2 for number in range(3 + 2 * jobs)}
+
+
 def test_a_killed_process_costs_its_piece_a_second_try(tmp_path, caplog):
     pieces = [(number, str(tmp_path)) for number in range(7)]
     results = [*workers.Pool(2).map(square, pieces, lost=lambda piece: -1)]

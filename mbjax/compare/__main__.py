@@ -5,6 +5,7 @@
     --select=validation    or test, as the paper does; the table then says so
     --notune               every row with the settings of its configuration; nothing is chosen
     --jobs=N               processes, each on its share of the cores
+    --minutes=10           after which nothing more is begun; the table has the rows that are whole
     --backend=dask         joblib's: loky (this machine's processes, the default), dask or ray
     --scheduler=ADDRESS    of a Dask cluster
     --shard=I/N            only the I-th of N parts of the work (a cluster's array job); a run without makes the table
@@ -34,6 +35,7 @@ _TUNE = flags.DEFINE_bool("tune", True, "Whether rows choose settings from their
 _JOBS = flags.DEFINE_integer("jobs", 1, "Processes.", lower_bound=1)
 _BACKEND = flags.DEFINE_string("backend", "loky", "joblib's: loky, dask or ray.")
 _SCHEDULER = flags.DEFINE_string("scheduler", "", "The address of a Dask scheduler; else this machine.")
+_MINUTES = flags.DEFINE_float("minutes", None, "After which nothing more is begun.", lower_bound=0)
 _SHARD = flags.DEFINE_string("shard", "", "I/N: only the I-th of N parts of the work, from 0.")
 
 
@@ -64,6 +66,7 @@ def main(argv: list[str]) -> None:
     table = driver.compare(
         task, names=names, seeds=range(_SEEDS.value), out=out, select=_SELECT.value,
         jobs=_JOBS.value, backend=_BACKEND.value, scheduler=_SCHEDULER.value, shard=shard_of(_SHARD.value),
+        minutes=_MINUTES.value,
     )  # fmt: skip
     print(table)
     print(f"in {out}: " + ", ".join(sorted(path.name for path in out.iterdir())))

@@ -3,12 +3,14 @@
 import contextlib
 import functools
 import logging
+import math
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 import tqdm
@@ -22,6 +24,32 @@ from mbjax.options import shown
 from mbjax.types import Config, UserError
 
 log = logging.getLogger("mbjax")
+
+
+FIRST = (  # what says most soonest, if the comparison is stopped
+    *("logistic_regression_balanced", "naive", "over", "metabalance", "no_adaptation"),
+    *("boosting", "boosting_balanced", "logistic_regression", "under"),
+)
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Limit:
+    """When a comparison begins nothing more: when as long a unit as the longest so far would not end in time.
+
+    Args:
+      minutes: from now; None for no limit.
+    """
+
+    def __init__(self, minutes: float | None):
+        self._end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self._longest = 0.0
+
+    def took(self, seconds: float) -> None:
+        self._longest = max(self._longest, seconds)
+
+    def is_over(self) -> bool:
+        return time.monotonic() + self._longest > self._end
 
 
 class Comparison(NamedTuple):
@@ -53,7 +81,7 @@ def run_comparison(
       rows: of `mbjax.compare.rows.ROWS`, or of the file's own; all if None.
       seeds: how many, or which.
       tune: whether rows choose their settings on the validation split.
-      **options: of `complete`: `select`, `jobs`, `backend`, `scheduler`, `shard`.
+      **options: of `complete`: `select`, `jobs`, `backend`, `scheduler`, `shard`, `minutes`.
 
     Returns:
       One row for each run that ended well: `row`, `seed`, `settings` (JSON), `seconds`, and the scores of each split,
@@ -88,6 +116,7 @@ def complete(
     backend: str = "loky",
     scheduler: str = "",
     shard: tuple[int, int] | None = None,
+    minutes: float | None = None,
 ) -> Comparison:
     """Does what is missing and writes the table and figures.
 
@@ -102,13 +131,15 @@ def complete(
       backend: joblib's name of what does them: `"loky"`, processes of this machine, or `"dask"` or `"ray"`, a cluster.
       scheduler: the address of a Dask scheduler; a cluster of this machine if empty.
       shard: `(i, n)`: only the i-th of n parts of the work.
+      minutes: after which nothing more is begun; the table then has the rows that are whole.
 
     Returns:
       The table, and the runs that it is of.
 
     Raises:
-      UserError: a mistake in the configuration, or data that no row can use.
+      UserError: a mistake in the configuration, data that no row can use, or nothing that ended well.
     """
+    limit = Limit(minutes)
     plan.check_options(task, names)
     config = task.config(names[0])
     config.seed = seeds[0]
@@ -127,13 +158,20 @@ def complete(
         file = out / (f"results-{shard[0]}.jsonl" if shard else "results.jsonl")
         runs = plan.distinct(planned())
         pool = workers.Pool(jobs, backend, scheduler)
-        do_missing = functools.partial(_do_missing, out=out, file=file, pool=pool, shard=shard, source=task.dataset)
+        do_missing = functools.partial(
+            _do_missing, out=out, file=file, pool=pool, shard=shard, source=task.dataset, limit=limit
+        )
         do_missing(runs)
         if searches:
             runs = plan.distinct(planned(found=plan.found_settings(searches, runs, read(out), seeds)))
             do_missing([run for run in runs if task.rows[run.row].after])
         done = read(out)
-        lines = [{**done[run.key], "row": run.row} for run in runs if run.key in done]
+        left = dict.fromkeys(run.row for run in runs if run.key not in done)
+        if left:
+            log.warning("not done yet, and left out: %s; the same command does them", ", ".join(left))
+        lines = [{**done[run.key], "row": run.row} for run in runs if run.row not in left]
+        if not lines:
+            return Comparison("no row is whole yet\n", [])
         name = first.task if task.dataset is None else loaded.source  # the paper has no figures for data of one's own
         if runs[0].alone:
             table = folders.make_table(lines, task=task, name=name, kind=loaded.kind, select=select, out=out)
@@ -145,6 +183,8 @@ def complete(
             if any(line["status"] == "ok" for line in lines):
                 figures.plot_comparison(lines, out / "comparison.png", select=select, **shared)
                 figures.plot_pairs(lines, out / "pairs.png", **shared)
+        if all(line["status"] != "ok" for line in lines):
+            raise UserError(f"no run has ended well; the first: {lines[0]['reason']}")
         atomic.write_text(out / "table.md", table)
         atomic.write_text(out / "times.md", comparison.make_times(lines, task.rows))
         return Comparison(table, lines)
@@ -174,24 +214,40 @@ def _do_missing(
     pool: workers.Pool,
     shard: tuple[int, int] | None,
     source: plan.Source,
+    limit: Limit,
 ) -> None:
     """Does the runs that have not ended well yet."""
     units = plan.units_of(runs)
-    # The largest first, so that no process ends long before the others; a shard takes every n-th.
-    units.sort(key=len, reverse=True)
+    # After those of FIRST the largest, so that no process ends long before the others; a shard takes every n-th.
+    units.sort(key=lambda unit: (FIRST.index(unit[0].row) if unit[0].row in FIRST else len(FIRST), -len(unit)))
     if shard:
         units = units[shard[0] :: shard[1]]
     ended = {key for key, line in read(out).items() if line["status"] == "ok"}
     units = [left for unit in units if (left := [run for run in unit if run.key not in ended])]
     code = _code()
-    progress = tqdm.tqdm(total=sum(map(len, units)), unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-    do, lost = functools.partial(work.do, code=code, out=out, source=source), functools.partial(work.lost, code=code)
+    total = sum(map(len, units))
+    log.info("%d runs to do, of %d rows; %d are done", total, len({u[0].row for u in units}), len(runs) - total)
+    progress = tqdm.tqdm(total=total, unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    do = functools.partial(_timed, functools.partial(work.do, code=code, out=out, source=source))
+    lost = lambda unit: (work.lost(unit, code), 0.0)  # noqa: E731
+    started, done = time.monotonic(), 0
     with progress:
-        for number, lines in enumerate(pool.map(do, units, lost=lost), 1):
+        for number, (lines, seconds) in enumerate(pool.map(do, units, lost=lost, is_over=limit.is_over), 1):
             append(file, lines)
+            limit.took(seconds)
+            done += len(lines)
             progress.update(len(lines))
+            progress.set_postfix_str(lines[0]["row"])
             if progress.disable:
-                log.info("%d of %d units: %s, %d runs", number, len(units), lines[0]["row"], len(lines))
+                left = (time.monotonic() - started) / done * (total - done) / 60
+                row, runs_done = lines[0]["row"], len(lines)
+                log.info("%d of %d units: %s, %d runs; about %.0f min left", number, len(units), row, runs_done, left)
+
+
+def _timed(do: Callable[[T], R], unit: T) -> tuple[R, float]:
+    """What `do` gives, and the seconds that it took."""
+    started = time.monotonic()
+    return do(unit), time.monotonic() - started
 
 
 def _adjusted(line: Mapping[str, Any], row: str) -> dict[str, Any]:

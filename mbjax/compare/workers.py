@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import fcntl
 import importlib
+import itertools
 import logging
 import os
 import pathlib
@@ -50,22 +51,35 @@ class Pool:
         except ImportError:
             raise UserError(f"--backend={backend}: it is not installed: pip install {backend}") from None
 
-    def map(self, function: Callable[[T], R], pieces: Sequence[T], *, lost: Callable[[T], R]) -> Iterator[R]:
+    def map(
+        self,
+        function: Callable[[T], R],
+        pieces: Sequence[T],
+        *,
+        lost: Callable[[T], R],
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> Iterator[R]:
         """Yields `function(piece)` of every piece, in the order in which they are done.
 
         A process that is killed costs the others nothing: its piece is tried again, and `lost(piece)` takes the place
         of the result of one whose process is killed twice.
+
+        Args:
+          function: does a piece.
+          pieces: in the order in which they are begun.
+          lost: see above.
+          is_over: whether no further piece is to be begun; those that were begun end.
         """
         if self._jobs == 1 and self._backend == "loky":
-            yield from map(function, pieces)
+            yield from map(function, itertools.takewhile(lambda _: not is_over(), pieces))
             return
         left, tries = dict(enumerate(pieces)), collections.Counter()
         with self._settings():
-            while left:
+            while left and not is_over():
                 begun: list[int] = []
                 parallel: Any = joblib.Parallel(return_as="generator_unordered", pre_dispatch="n_jobs")
                 try:
-                    for number, result in parallel(self._calls(function, left, begun)):
+                    for number, result in parallel(self._calls(function, left, begun, is_over)):
                         del left[number]
                         yield result
                 except concurrent.futures.BrokenExecutor:
@@ -75,8 +89,12 @@ class Pool:
                             yield lost(left.pop(number))
                     log.warning("a process was killed; what it did is done again")
 
-    def _calls(self, function: Callable[[T], R], left: dict[int, T], begun: list[int]) -> Iterator[Any]:
+    def _calls(
+        self, function: Callable[[T], R], left: dict[int, T], begun: list[int], is_over: Callable[[], bool]
+    ) -> Iterator[Any]:
         for number, piece in [*left.items()]:
+            if is_over():
+                return
             begun.append(number)
             yield joblib.delayed(_numbered)(number, function, piece)
 

@@ -45,6 +45,14 @@ class Checkpoints:
             ),
         )
 
+    @property
+    def folder(self) -> pathlib.Path:
+        return pathlib.Path(self._manager.directory)
+
+    def steps(self) -> list[int]:
+        """The updates that have a checkpoint, sorted."""
+        return sorted(self._manager.all_steps())
+
     def save(self, state: TrainState) -> None:
         """Saves the state under its step, unless that one is there already.
 
@@ -52,7 +60,7 @@ class Checkpoints:
           UserError: it cannot be written: a full disk, say. The checkpoints before it stay.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step in self.steps():
             return
         about = {"data": self._data, "tree": _tree_digest(_target(state)), "state": _digest(state)}
         items = ocp.args.Composite(
@@ -81,7 +89,7 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint was trained on other data, or holds another state: of a changed network, say.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = self.steps()[::-1]
         for step in steps:
             state, reason = like, ""
             try:

@@ -17,6 +17,9 @@ from mbjax.predict import Predictor
 from mbjax.types import Config, UserError
 
 log = logging.getLogger("mbjax")
+_ELSEWHERE = ("data.dir", "parallel")  # what may differ on another machine
+_LENGTH = ("updates", "epochs")  # what a longer training of the same run changes
+_SINCE = "trained_on_from"  # beside the configuration: the update at which a run of another length became this one
 
 
 class Folder:
@@ -27,6 +30,7 @@ class Folder:
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.best = path / "best"
         self.model = path / "model"
         self.result = path / "result.json"
 
@@ -42,24 +46,56 @@ class Folder:
             raise self._unusable(error) from None
         return atomic.locking(self.path / ".lock", "--workdir")
 
-    def claim(self, config: Config) -> None:
-        """Writes the configuration down, or checks that the one written is the same, but for what a machine decides."""
-        text = config.to_json_best_effort(sort_keys=True)
-        if old := self._config():
-            old, new = config_lib.flatten(old), config_lib.flatten(json.loads(text))
-            old = {config_lib.RENAMED.get(key, key): value for key, value in old.items()}
-            elsewhere = ("data.dir", "parallel")  # what may differ on another machine
-            old = {**{key: value for key, value in config_lib.defaults().items() if key in new}, **old}
-            changed = [k for k in sorted(old | new) if k not in elsewhere and old.get(k) != new.get(k)]
-            if changed:
-                differences = ", ".join(f"{k} {shown(old.get(k))} there, {shown(new.get(k))} here" for k in changed[:3])
-                raise UserError(f"{self.path} holds a run of another config ({differences}): choose another --workdir")
-            return
+    def holds(self, config: Config) -> bool:
+        """Whether the folder has a run of this very configuration, but for what a machine decides.
+
+        Raises:
+          UserError: it has a run of another one, which is more than another number of updates.
+        """
+        old, new = self._config(), config_lib.flatten(json.loads(config.to_json_best_effort()))
+        if not old:
+            return False
+        old = {config_lib.RENAMED.get(key, key): value for key, value in config_lib.flatten(old).items()}
+        old = {**{key: value for key, value in config_lib.defaults().items() if key in new}, **old}
+        changed = [k for k in sorted(old | new) if k not in (*_ELSEWHERE, _SINCE) and old.get(k) != new.get(k)]
+        if others := [key for key in changed if key not in _LENGTH]:
+            differences = ", ".join(f"{k} {shown(old.get(k))} there, {shown(new.get(k))} here" for k in others[:3])
+            raise UserError(f"{self.path} holds a run of another config ({differences}): choose another --workdir")
+        return not changed
+
+    def claim(self, config: Config, updates: int) -> int:
+        """Writes the configuration down, or checks that the one written is the same or asks for more updates.
+
+        Args:
+          config: the run's.
+          updates: how many it asks for.
+
+        Returns:
+          The update at which a run of another length became this one; 0 for none.
+
+        Raises:
+          UserError: the folder holds a run of another configuration, has more updates already, or cannot be written.
+        """
+        if self.holds(config):
+            return self._config().get(_SINCE, 0)
+        since = 0
+        if self._config():
+            since = max((int(file.name) for file in self.checkpoints.glob("[0-9]*") if file.name.isdigit()), default=0)
+            if since > updates:
+                raise UserError(
+                    f"{self.path} has a run of {since} updates, and {updates} are fewer: choose another --workdir"
+                )
+        if since:
+            log.info("training goes on from update %d; schedules are those of %d updates from here on", since, updates)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            atomic.write_text(self.config, sealed.dumps(json.loads(text), indent=2) + "\n")
+            if since and self.result.exists():  # first: a result beside a new configuration would be taken for its own
+                self.result.rename(self.path / f"result-{since}.json")
+            text = json.loads(config.to_json_best_effort(sort_keys=True)) | ({_SINCE: since} if since else {})
+            atomic.write_text(self.config, sealed.dumps(text, indent=2) + "\n")
         except OSError as error:
             raise self._unusable(error) from None
+        return since
 
     def _unusable(self, error: OSError | ValueError) -> UserError:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -104,8 +140,8 @@ class Folder:
         except (OSError, ValueError) as error:  # a name that is too long, or that no file can have
             raise self._unusable(error) from None
 
-    def rewind(self, step: int, stops: Collection[int] = ()) -> None:
-        """Drops the rows of updates after `step`, which a resumed run will write again.
+    def rewind(self, step: int, stops: Collection[int] = ()) -> list[dict[str, Any]]:
+        """Drops the rows of updates after `step`, which a resumed run will write again, and returns the others.
 
         Lines that are damaged are left out, and the file that had them is set aside. The last one may be cut short, by
         a kill, which is no damage.
@@ -121,7 +157,7 @@ class Folder:
             try:
                 row = sealed.loads(line)
                 if row["step"] <= step:
-                    rows[row["step"]] = sealed.dumps(row) + "\n"
+                    rows[row["step"]] = row
             except (sealed.Damaged, KeyError, TypeError):
                 damaged += 1
         if damaged:
@@ -131,7 +167,8 @@ class Folder:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             log.warning("%s lacks the rows of updates %s%s", self.metrics, ", ".join(missing[:5]), more)
         if text:
-            atomic.write_text(self.metrics, "".join(rows.values()))
+            atomic.write_text(self.metrics, "".join(sealed.dumps(row) + "\n" for row in rows.values()))
+        return [*rows.values()]
 
     def log(self, row: Mapping[str, Any]) -> None:
         with self.metrics.open("a") as file:

@@ -25,6 +25,7 @@ from mbjax.train import checkpoint
 from mbjax.train.experiment import Experiment, build, chosen
 from mbjax.train.finish import describe, make_predictor
 from mbjax.train.folder import Folder
+from mbjax.train.stopping import EarlyStopping
 from mbjax.train.updates import make_updates
 from mbjax.types import Config, Dataset, UserError
 
@@ -59,16 +60,15 @@ def train_and_evaluate(
     valid = config_lib.validate(config)
     parallel_lib.check_processes(valid.parallel)
     folder = Folder(pathlib.Path(workdir))
-    if _is_finished(folder):  # which may lie where nobody can write
-        _claim(folder, valid)
+    if _is_finished(folder, valid):  # which may lie where nobody can write
         return _finished(folder, dataset)
     with folder.locked() if hosts.is_primary() else contextlib.nullcontext():
-        _claim(folder, valid)
-        return _finished(folder, dataset) if _is_finished(folder) else _train(folder, valid, dataset)
+        return _finished(folder, dataset) if _is_finished(folder, valid) else _train(folder, valid, dataset)
 
 
-def _is_finished(folder: Folder) -> bool:
-    return hosts.any_of(hosts.is_primary() and folder.finished() is not None)
+def _is_finished(folder: Folder, config: Config) -> bool:
+    """Whether the folder holds the result of this configuration."""
+    return hosts.any_of(hosts.is_primary() and folder.holds(config) and folder.finished() is not None)
 
 
 def _train(folder: Folder, valid: Config, dataset: Dataset | None) -> dict[str, Any]:
@@ -76,6 +76,11 @@ def _train(folder: Folder, valid: Config, dataset: Dataset | None) -> dict[str, 
     if experiment.dataset.kind == "classification":
         validated = "validation" in experiment.dataset.splits
         decisions.check(experiment.sections["decision"], experiment.dataset.classes, validation=validated)
+    if valid.eval.patience is not None and "validation" not in experiment.dataset.splits:
+        raise UserError(
+            f"config.eval.patience={valid.eval.patience} stops early by a validation part, and there is none: set "
+            "--config.data.validation_share above 0"
+        )
     content = data.digest(experiment.dataset, ["train"])
     hosts.check_equal(content, "training data")
     for note in experiment.dataset.notes:
@@ -87,22 +92,30 @@ def _train(folder: Folder, valid: Config, dataset: Dataset | None) -> dict[str, 
         experiment.model, experiment.dataset, batch_size=valid.eval.batch_size, protocol=valid.eval.protocol,
         further=valid.eval.scores, mesh=experiment.method.mesh,
     )  # fmt: skip
+    since = _claim(folder, valid, experiment.updates)
     checkpoints = checkpoint.Checkpoints(folder.checkpoints, keep=valid.keep_checkpoints, data=content)
     with contextlib.closing(checkpoints):
         state = checkpoints.restore(experiment.method.init(valid.seed))
         if start := int(state.step):
             log.info("resuming at update %d of %d", start, experiment.updates)
-        if hosts.is_primary():
-            folder.rewind(start, boundaries(experiment.updates, valid.eval.every, 0))
+        stops = [stop for stop in boundaries(experiment.updates, valid.eval.every, 0) if stop > since]
+        rows = folder.rewind(start, stops) if hosts.is_primary() else []
         started = time.monotonic()
-        state, row, predictions = _loop(experiment, state, evaluators, checkpoints, folder, valid)
+        stopping = EarlyStopping(valid.eval.patience, folder.best, rows=rows, data=content)
+        with contextlib.closing(stopping):
+            state, row, predictions = _loop(experiment, state, evaluators, checkpoints, stopping, folder, valid)
+            last = int(state.step)
+            if valid.eval.patience is not None:
+                state = stopping.best(state)
+                row, predictions = _evaluate(state, int(state.step), {}, evaluators)
     predictor = None
     if experiment.dataset.kind == "classification":
         raw = predictions["validation"]["probabilities"] if "validation" in predictions else None
         predictor = make_predictor(experiment, state, validation=raw)
     result = {
         **{name: valid[name] for name in ("task", "method", "seed")},
-        "updates": experiment.updates,
+        "updates": last,
+        **({} if valid.eval.patience is None else {"best_update": int(state.step)}),
         "seconds": round(time.monotonic() - started, 2),
         "resumed_at": start,
         "data": {**data.describe(experiment.dataset), "digest": data.digest(experiment.dataset)},
@@ -119,14 +132,14 @@ def _train(folder: Folder, valid: Config, dataset: Dataset | None) -> dict[str, 
     return result
 
 
-def _claim(folder: Folder, config: Config) -> None:
-    """Claims the folder for all processes, which must see it and have the same configuration."""
+def _claim(folder: Folder, config: Config, updates: int) -> int:
+    """Claims the folder for all processes, which must see it and have the same configuration; see `Folder.claim`."""
     if hosts.is_primary():
-        folder.claim(config)
+        folder.claim(config, updates)
     hosts.wait_for_all()
     if hosts.any_of(not folder.config.exists()):
         raise UserError(f"--workdir={folder.path}: not every process sees it; name a folder that all hosts share")
-    folder.claim(config)  # the other processes compare theirs
+    return folder.claim(config, updates)  # the other processes compare theirs
 
 
 def _finished(folder: Folder, dataset: Dataset | None) -> dict[str, Any]:
@@ -152,12 +165,13 @@ def _loop(
     state: TrainState,
     evaluators: Mapping[str, evaluate.Evaluate],
     checkpoints: checkpoint.Checkpoints,
+    stopping: EarlyStopping,
     folder: Folder,
     config: Config,
 ) -> tuple[TrainState, dict[str, Any], dict[str, evaluate.Predictions]]:
     """Runs the updates that are left. Returns the last state, row of `metrics.jsonl`, and each split's predictions."""
     step = int(state.step)
-    stops = boundaries(experiment.updates, config.eval.every, step)
+    stops = [] if stopping.is_over else boundaries(experiment.updates, config.eval.every, step)
     updates = make_updates(experiment, config.updates_per_call)(state, stops)
     row, predictions = {}, {}
     logs: list[dict[str, np.ndarray]] = []
@@ -168,6 +182,7 @@ def _loop(
         disable=not (sys.stderr.isatty() and hosts.is_primary()),
         dynamic_ncols=True,
     )
+    progress.set_postfix_str("compiling")
     with contextlib.closing(updates), progress, stop_signals() as signals:
         if not stops or step >= experiment.updates:
             row, predictions = _evaluate(state, step, {}, evaluators)
@@ -180,9 +195,13 @@ def _loop(
                 row, predictions = _evaluate(state, step, _means(logs), evaluators)
                 if hosts.is_primary():
                     folder.log(row)
+                stopping.see(row, state)
                 checkpoints.save(state)
                 logs.clear()
                 _show(row, experiment.updates, progress)
+                if stopping.is_over:
+                    log.info("update %d: no better validation score for %d evaluations", step, config.eval.patience)
+                    break
             if hosts.any_of(bool(signals)):
                 checkpoints.save(state)
                 raise Interrupted(signals[0] if signals else signal.SIGTERM, step)

@@ -191,5 +191,5 @@ def test_any_bytes_in_the_files_of_a_run(content: bytes):
         with one_line():
             folder.rewind(10, (10,))
         with one_line():
-            folder.claim(valid)
+            folder.claim(valid, 30)
         assert "k" in driver.read(pathlib.Path(name))

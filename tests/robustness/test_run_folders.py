@@ -121,7 +121,7 @@ def test_a_damaged_configuration_is_named_and_of_a_folder_without_a_run_written_
     assert str(caught.value).startswith(f"{folder / 'config.json'} is damaged (")
     assert str(caught.value).endswith("remove that file and run again; else choose another --workdir")
     assert not said()
-    Folder(tmp_path / "new").claim(config_lib.validate(small_config()))
+    Folder(tmp_path / "new").claim(config_lib.validate(small_config()), 30)
     (line,) = said()
     assert line.endswith("it is now config.json.damaged")
     assert (tmp_path / "new/config.json").read_text() == (folder / "whole.json").read_text()
