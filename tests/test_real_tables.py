@@ -108,7 +108,8 @@ def _write_inputs(folder: pathlib.Path, columns: Any, held: pd.DataFrame) -> Non
     numbers = {n.name: pd.to_numeric(held[n.name], errors="coerce").to_numpy(float)[:, None] for n in columns.numbers}
     text = {c.name: held[c.name].fillna("").astype(str).to_numpy(str)[:, None] for c in columns.categories}
     known = json.loads((folder / "model.stablehlo.json").read_text())["codes"]
-    codes = [[-1 if v == "" else values.index(v) for v in text[name][:, 0]] for name, values in known.items()]
+    code = lambda values, v: -1 if v == "" else values.index(v) if v in values else -2  # noqa: E731
+    codes = [[code(values, v) for v in text[name][:, 0]] for name, values in known.items()]
     np.savez(
         folder / "inputs.npz",
         numbers=np.concatenate(list(numbers.values()), axis=1),
