@@ -1,14 +1,36 @@
-"""What every test shares: two simulated CPU devices, strict promotion, float64."""
+"""What every test shares: two simulated CPU devices, strict promotion, float64, and compiled programs."""
 
+import contextlib
+import os
+import signal
+import tempfile
 from collections.abc import Iterator
 
 import jax
 import pytest
 
+from mbjax import programs
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 # Arrays of different ranks must meet on purpose: a loss [n] less labels [n, 1] would quietly be [n, n].
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Started in the background of a shell, the tests and what they start would ignore these.
+for signum in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(signum) == signal.SIG_IGN:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signum, signal.SIG_DFL)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps compiled programs for the session: many tests, and the processes that they start, compile the same ones."""
+    if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        kept = tempfile.TemporaryDirectory(prefix="mbjax-compiled-")
+        config.add_cleanup(kept.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = kept.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+    programs.keep()
 
 
 @pytest.fixture
