@@ -385,7 +385,9 @@ def test_mistakes_are_one_clear_line(task, tmp_path, options, message):
 def test_references_weigh_classes_and_see_the_training_part_alone(task):
     dataset = data.load("tabular", seed=0, path=task.overrides["data.path"], target="label")
     plain, balanced = (
-        references.fit("logistic_regression", dataset, seed=0, balanced=b, settings={"C": 1.0})(dataset.test.x)
+        references.predict(
+            references.fit("logistic_regression", dataset, seed=0, balanced=b, settings={"C": 1.0}), dataset.test.x
+        )
         for b in (False, True)
     )
     np.testing.assert_allclose(plain.sum(1), 1)

@@ -1,11 +1,10 @@
-"""The comparison: it plans the runs, does those that are missing, and writes the table."""
+"""The comparison: it plans the runs, does those that are missing, and writes the page and the table."""
 
 import contextlib
 import functools
 import logging
 import os
 import pathlib
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,22 +12,23 @@ from typing import Any, NamedTuple
 import pandas as pd
 import tqdm
 
-import mbjax
-from mbjax import atomic, data, sealed
+from mbjax import atomic, data, sealed, versions
 from mbjax import config as config_lib
-from mbjax.compare import figures, folders, plan, work, workers
+from mbjax.compare import best, figures, folders, page, plan, work, workers
 from mbjax.compare import table as comparison
 from mbjax.options import shown
+from mbjax.report import paper
 from mbjax.types import Config, UserError
 
 log = logging.getLogger("mbjax")
 
 
 class Comparison(NamedTuple):
-    """A comparison's table, in Markdown, and the lines of its runs."""
+    """A comparison's table, in Markdown, the lines of its runs, and what to use, in words: see `page.advise`."""
 
     table: str
     lines: list[dict[str, Any]]
+    answer: str = ""
 
 
 def run_comparison(
@@ -41,7 +41,7 @@ def run_comparison(
     tune: bool = True,
     **options: Any,
 ) -> pd.DataFrame:
-    """Compares methods on the same splits, and writes the table and figures.
+    """Compares methods on the same splits, and writes the page, the table and figures.
 
     What `out` holds already is not done again.
 
@@ -53,7 +53,7 @@ def run_comparison(
       rows: of `mbjax.compare.rows.ROWS`, or of the file's own; all if None.
       seeds: how many, or which.
       tune: whether rows choose their settings on the validation split.
-      **options: of `complete`: `select`, `jobs`, `backend`, `scheduler`, `shard`.
+      **options: of `complete`: `select`, `jobs`, `backend`, `scheduler`, `shard`, `save_best`.
 
     Returns:
       One row for each run that ended well: `row`, `seed`, `settings` (JSON), `seconds`, and the scores of each split,
@@ -88,8 +88,9 @@ def complete(
     backend: str = "loky",
     scheduler: str = "",
     shard: tuple[int, int] | None = None,
+    save_best: bool = False,
 ) -> Comparison:
-    """Does what is missing and writes the table and figures.
+    """Does what is missing and writes the page, the table and figures.
 
     Args:
       task: what is compared on.
@@ -102,9 +103,10 @@ def complete(
       backend: joblib's name of what does them: `"loky"`, processes of this machine, or `"dask"` or `"ray"`, a cluster.
       scheduler: the address of a Dask scheduler; a cluster of this machine if empty.
       shard: `(i, n)`: only the i-th of n parts of the work.
+      save_best: whether the model of the row that the page recommends is kept; see `mbjax.compare.best.save`.
 
     Returns:
-      The table, and the runs that it is of.
+      The table, the runs that it is of, and the answer.
 
     Raises:
       UserError: a mistake in the configuration, or data that no row can use.
@@ -143,11 +145,17 @@ def complete(
             shared: dict[str, Any] = {"rows": task.rows, "task": name}
             table = comparison.make_table(lines, select=select, overlap=loaded.overlap, **shared)
             if any(line["status"] == "ok" for line in lines):
-                figures.plot_comparison(lines, out / "comparison.png", select=select, **shared)
                 figures.plot_pairs(lines, out / "pairs.png", **shared)
         atomic.write_text(out / "table.md", table)
         atomic.write_text(out / "times.md", comparison.make_times(lines, task.rows))
-        return Comparison(table, lines)
+        compared = page.Compared(lines, task.rows, name, select, loaded.overlap, paper.of(name, task.scenario))
+        facts = page.leave(out, compared)
+        if facts and save_best:
+            use = task.rows[facts["use"]].like or facts["use"]
+            key = comparison.choose(comparison.frame_of(lines), facts["score"], select).query("row == @use")["key"]
+            run = next(run for run in runs if run.key in set(key))
+            log.info("the best, %s", best.save(run, task.rows[use].title, out, task.dataset))
+        return Comparison(table, lines, facts.get("answer", ""))
 
 
 @contextlib.contextmanager
@@ -183,7 +191,7 @@ def _do_missing(
         units = units[shard[0] :: shard[1]]
     ended = {key for key, line in read(out).items() if line["status"] == "ok"}
     units = [left for unit in units if (left := [run for run in unit if run.key not in ended])]
-    code = _code()
+    code = versions.commit()
     progress = tqdm.tqdm(total=sum(map(len, units)), unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
     do, lost = functools.partial(work.do, code=code, out=out, source=source), functools.partial(work.lost, code=code)
     with progress:
@@ -233,12 +241,3 @@ def append(file: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
             with contextlib.suppress(OSError):
                 os.truncate(file, whole)
             raise
-
-
-def _code() -> str:
-    """The commit of the code, where it is a checkout, else its version."""
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
-    try:
-        return "commit " + subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return f"version {mbjax.__version__}"

@@ -16,12 +16,12 @@ import numpy as np
 import tqdm
 
 from mbjax import config as config_lib
-from mbjax import data, report, sealed
+from mbjax import data, report, sealed, versions
 from mbjax.devices import hosts
 from mbjax.devices import parallel as parallel_lib
 from mbjax.evaluation import calibration, decisions, evaluate, metrics
 from mbjax.state import TrainState
-from mbjax.train import checkpoint
+from mbjax.train import checkpoint, compile_time
 from mbjax.train.experiment import Experiment, build, chosen
 from mbjax.train.finish import describe, make_predictor
 from mbjax.train.folder import Folder
@@ -95,7 +95,8 @@ def _train(folder: Folder, valid: Config, dataset: Dataset | None) -> dict[str, 
         if hosts.is_primary():
             folder.rewind(start, boundaries(experiment.updates, valid.eval.every, 0))
         started = time.monotonic()
-        state, row, predictions = _loop(experiment, state, evaluators, checkpoints, folder, valid)
+        with compile_time.measure() as compiled:
+            state, row, predictions = _loop(experiment, state, evaluators, checkpoints, folder, valid)
     predictor = None
     if experiment.dataset.kind == "classification":
         raw = predictions["validation"]["probabilities"] if "validation" in predictions else None
@@ -104,18 +105,21 @@ def _train(folder: Folder, valid: Config, dataset: Dataset | None) -> dict[str, 
         **{name: valid[name] for name in ("task", "method", "seed")},
         "updates": experiment.updates,
         "seconds": round(time.monotonic() - started, 2),
+        "compile_seconds": round(compiled(), 2),
         "resumed_at": start,
         "data": {**data.describe(experiment.dataset), "digest": data.digest(experiment.dataset)},
         "device": jax.devices()[0].device_kind,
         "choices": choices,
+        "code": versions.commit(),
+        "versions": versions.packages(),
         "protocol": valid.eval.protocol,
         **{name: row[name] for name in evaluators},
         **_with_priors(experiment.dataset, predictions["test"]),
         **(describe(experiment, predictor, predictions["test"]["probabilities"]) if predictor else {}),
     }
     if hosts.is_primary():
-        report.plot_run(folder.path, result)
         folder.finish(result, predictions["test"], predictor)
+        report.leave_page(folder.path, experiment.dataset, predictor and predictor.logits)
     return result
 
 
