@@ -14,6 +14,7 @@ from mbjax.compare.rows import Row
 from mbjax.compare.table import TITLES, frame_of, score_of
 from mbjax.report.theme import BLUE, GREEN, INK, MUTED, RED
 
+PAPER = "the paper"
 FAMILIES = {
     "baseline": "networks", "metabalance": "MetaBalance", "control": "its controls", "reference": "no network",
 }  # fmt: skip
@@ -45,14 +46,16 @@ def comparison(rows: Sequence[Mapping[str, Any]], *, score: str, use: str) -> Fi
         axes.errorbar(row["mean"], place, xerr=row["error"] or 0, fmt=MARKS[family], color=COLORS[family], label=label,
                       markersize=5)  # fmt: skip
         if row.get("paper") is not None:
-            axes.plot(row["paper"], place, "x", color=INK, label=None if "paper" in labelled else "the paper")
-            labelled.add("paper")
+            axes.plot(row["paper"], place, "x", color=INK, label=None if PAPER in labelled else PAPER)
+            labelled.add(PAPER)
     axes.set_yticks(range(len(rows)), [shorten_title(row["title"]) for row in rows], fontsize=8)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("bold" if row["name"] == use else "normal")
     axes.set(xlabel=f"test {score}, mean ± standard error", ylim=(-0.7, len(rows) - 0.3))
     axes.set_xlim(left=left)
-    figure.legend(loc="outside upper center", ncols=min(len(labelled), 3))
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda n: [*FAMILIES.values(), PAPER].index(labels[n]))
+    figure.legend([handles[n] for n in order], [labels[n] for n in order], loc="outside upper center", ncols=3)
     axes.grid(visible=False, axis="y")
     return figure
 

@@ -1,6 +1,7 @@
 """A comparison's page: what to use, in words first; then a figure, a table of few columns, and all else folded."""
 
 import dataclasses
+import json
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,7 @@ def leave(out: pathlib.Path, compared: Compared) -> dict[str, Any]:
 
 def write(out: pathlib.Path, compared: Compared) -> dict[str, Any]:
     """Writes `report.html`, `report.json` with its numbers, and `comparison.png`; returns the numbers."""
-    facts, templates = facts_of(compared), page.environment()
+    facts, templates = json.loads(json.dumps(facts_of(compared))), page.environment()
     shown = {"numbers": Numbers({"report": facts}), "report": facts}
     words: Any = templates.get_template("answer.html").make_module(shown)
     facts["answer"] = " ".join(words.answer().striptags().split())

@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 
 from mbjax.report.theme import BLUE, GREEN, GREY, INK, MUTED, RED
 
-PERCENT = ticker.PercentFormatter(1.0, decimals=None)
+PERCENT = ticker.FuncFormatter(lambda value, _: f"{100 * value:g}%")
 SIZE = (4.4, 3.2)  # inches: on a phone's width letters are still read
 _POINTS = 400  # of a curve: no eye sees more, and the page stays small
 
@@ -51,7 +51,13 @@ def precision_recall(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, at:
         precision, recall, _ = sk.precision_recall_curve(hits, scores)
         keep = _thinned(len(recall))
         axes.step(recall[keep], precision[keep], where="post", color=color, label=name)
-        axes.axhline(np.mean(hits), color=color, linestyle=":", linewidth=1, label=f"chance, {name}")
+        axes.axhline(
+            np.mean(hits),
+            color=color,
+            linestyle=":",
+            linewidth=1,
+            label=f"chance, {name}" if len(curves) > 1 else "chance",
+        )
     if at:
         axes.plot(*at, "o", color=INK, markersize=5, label="the decision")
     axes.set(xlabel="recall: found, share of the class", ylabel="precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.04))
@@ -141,12 +147,12 @@ def recalls(names: Sequence[str], hits: Sequence[float], ends: np.ndarray, count
     return figure
 
 
-def training(rows: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> Figure:
+def training(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, str]) -> Figure:
     """Loss and scores over updates.
 
     Args:
       rows: of `metrics.jsonl`.
-      scores: the names of those that are drawn.
+      scores: the names of those that are drawn, and how they are called.
     """
     figure = Figure(figsize=(SIZE[0], 4.2))
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -157,11 +163,11 @@ def training(rows: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> Figure
         upper.plot(steps, values, marker=".", color=color, label=name.replace("_", " "))
     upper.set(ylabel="training loss")
     upper.legend()
-    for color, name in zip((BLUE, RED, GREEN), scores, strict=False):
+    for color, (name, title) in zip((BLUE, RED, GREEN), scores.items(), strict=False):
         for part, line in (("train", "--"), ("test", "-")):
             if part in rows[0]:
                 values = [row[part].get(name, np.nan) for row in rows]
-                lower.plot(steps, values, line, color=color, label=f"{name.replace('_', ' ')}, {part}")
+                lower.plot(steps, values, line, color=color, label=f"{title}, {part}")
     lower.set(xlabel="update", ylabel="score", ylim=(-0.02, 1.02))
     lower.legend()
     return figure

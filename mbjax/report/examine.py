@@ -41,6 +41,7 @@ def examine(
         return {"confused": confused_people(test, predictions["embeddings"])}
     p = calibrated(predictions["probabilities"], result)
     return {
+        "images": len(test.x.shape) == 4,
         "importance": column_importance(test, dataset, logits),
         "mistakes": mistakes(test, p, Decision.from_dict(result["decision"])(p)),
     }

@@ -10,7 +10,7 @@ from mbjax.evaluation.decisions import Decision
 from mbjax.report.examine import calibrated
 from mbjax.types import UserError
 
-FEW = 50  # test rows of a class, below which the page warns
+WIDE = 0.2  # an interval of a class's recall, above which the page warns
 _LARGE = 20  # classes, above which tables of classes list the worst alone
 
 
@@ -46,7 +46,7 @@ def of_classes(result: Mapping[str, Any], predictions: Mapping[str, np.ndarray])
         "found": found.tolist(),
         "recall": (found / counts).tolist(),
         "recall_interval": recalls,
-        "few": [c for c in np.argsort(counts, kind="stable").tolist() if counts[c] < FEW][:3],
+        "few": [c for c in np.argsort(counts, kind="stable").tolist() if recalls[c][1] - recalls[c][0] > WIDE][:3],
         "classes": _order(counts, found),
         "reliability": _reliability(p, labels),
         "confusions": _confusions(labels, decided, p.shape[1]),

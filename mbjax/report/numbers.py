@@ -41,7 +41,9 @@ class Numbers:
         """The interval `[low, high]` at a path."""
         if not self.find(path):
             return Markup("")
-        return Markup("[{},&nbsp;{}]").format(self(f"{path}.0", style), self(f"{path}.1", style))
+        return Markup('<span class="interval">[{}, {}]</span>').format(
+            self(f"{path}.0", style), self(f"{path}.1", style)
+        )
 
 
 def _key(found: Any, words: list[str]) -> tuple[Any, list[str]]:

@@ -61,15 +61,14 @@ def write_page(folder: pathlib.Path, load: Any = None) -> pathlib.Path:
         raise UserError(f"{folder}: {error}") from None
     report |= _examined(folder, load, settings, predictions, result)
     rows = plots.metrics_rows(folder) if (folder / "metrics.jsonl").exists() else []
-    documents = {"result": result, "report": report, "rows": rows}
+    documents = {"result": result, "report": json.loads(json.dumps(report)), "rows": rows}
     with theme.drawing():
         drawn = run_charts.draw(folder / FIGURES, documents, predictions)
     atomic.write_text(folder / FACTS, sealed.dumps(report, indent=2) + "\n")
-    changed = _changed(settings)
-    page = environment().get_template("run.html").render(
-        numbers=Numbers(documents), result=result, report=report, charts=drawn, settings=changed, folder=folder.name,
-        many=_MANY, primary=metrics.primary(result["test"]), title=f"{result['method']} on {result['task']}",
-    )  # fmt: skip
+    title = f"{result['method']} on {result['data']['source']}"
+    shown = {"numbers": Numbers(documents), "settings": _changed(settings), "many": _MANY, "charts": drawn}
+    shown |= {**documents, "folder": folder.name, "primary": metrics.primary(result["test"]), "title": title}
+    page = environment().get_template("run.html").render(shown)
     atomic.write_text(folder / PAGE, page)
     return folder / PAGE
 
@@ -81,7 +80,7 @@ def _examined(
     if load is None:
         before = _before(folder)
         if "importance" in before or "confused" in before:
-            return {name: before[name] for name in ("importance", "mistakes", "confused") if name in before}
+            return {name: before[name] for name in ("images", "importance", "mistakes", "confused") if name in before}
     try:
         dataset, logits = (load or (lambda: _load(folder, settings, result)))()
         return examine(dataset, logits, predictions, result)

@@ -151,6 +151,7 @@ def verification_figure(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
         axes.plot(scores["roc"]["false_accept_rates"], scores["roc"]["true_accept_rates"], color=color, label=label)
     axes.axvline(FALSE_ACCEPTS, color="0.5", linestyle=":", linewidth=0.8)
     axes.set(xscale="log", xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.02), title="verification")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.legend(frameon=False, fontsize=8)
     return figure
 

@@ -62,8 +62,8 @@ def _of_classes(add: Add, documents: Mapping[str, Any], predictions: Mapping[str
     add(charts.roc(curves), "roc", "ROC curve", f"Share found over share of false alarms {which}.")
     add(charts.precision_recall(curves, at=at), "precision_recall", "Precision and recall",
         f"Precision over recall {which}; dotted is what chance gives.")  # fmt: skip
-    what = names[1] if two else "that the most probable class is right"
-    add(charts.reliability(report["reliability"], charts.shorten(what)), "reliability", "Are the probabilities right?",
+    what = names[1] if two else "most probable class"
+    add(charts.reliability(report["reliability"], charts.shorten(what)), "reliability", "Reliability",
         "What came over what was predicted, in bins of equally many rows; on the dotted line both agree.")  # fmt: skip
     if two:
         add(_cost_figure(result, report, p, labels), "costs", "Cost over the threshold",
@@ -77,10 +77,10 @@ def _of_classes(add: Add, documents: Mapping[str, Any], predictions: Mapping[str
         add(figure, "importance", "Which columns matter", "Bars of what the score loses where a column is shuffled; "
             "the largest: " + ", ".join(map(str, top["columns"][:3])) + ".")  # fmt: skip
     scores = ("roc_auc", "balanced_accuracy") if two else ("majority_accuracy", "minority_accuracy")
-    _add_training(add, documents["rows"], scores)
+    _add_training(add, documents["rows"], {name: TITLES[name] for name in scores})
 
 
-def _add_training(add: Add, rows: list[dict[str, Any]], scores: tuple[str, ...]) -> None:
+def _add_training(add: Add, rows: list[dict[str, Any]], scores: Mapping[str, str]) -> None:
     if rows:
         alt = "Training loss above, scores on training and test rows below, over updates."
         add(charts.training(rows, scores), "training", "Training", alt)
@@ -102,5 +102,5 @@ def _of_people(add: Add, documents: Mapping[str, Any]) -> None:
         f"Bars of the rank-1 accuracy of {two[0]} and {two[1]}, with 95% intervals over people.")  # fmt: skip
     add(plots.verification_figure({method: result["test"]}), "verification", "Verification",
         "True accepts over false accepts of pairs of images, on a logarithmic axis.")  # fmt: skip
-    names = tuple(name for name in result["test"] if name.startswith("rank1_accuracy") and "interval" not in name)
-    _add_training(add, documents["rows"], names)
+    columns = {"rank1_accuracy": "all"} | {f"rank1_accuracy_{group}": group for group in two}
+    _add_training(add, documents["rows"], columns)

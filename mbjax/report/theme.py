@@ -30,13 +30,13 @@ INK, MUTED, LINE, BLUE, RED, GREEN, GREY = (
     PALETTE[name][0] for name in ("ink", "muted", "line", "blue", "red", "green", "grey")
 )
 _RC = {
-    "axes.edgecolor": MUTED, "axes.facecolor": "none", "axes.grid": True, "axes.labelcolor": INK,
-    "axes.spines.right": False, "axes.spines.top": False, "axes.titlecolor": INK, "figure.facecolor": "none",
-    "figure.constrained_layout.use": True, "font.size": 9, "grid.color": LINE, "grid.linewidth": 0.6,
-    "legend.frameon": False, "legend.fontsize": 8, "legend.labelcolor": INK, "lines.linewidth": 1.6,
-    "svg.fonttype": "none", "svg.hashsalt": "mbjax", "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED,
-    "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "axes.axisbelow": True, "axes.edgecolor": MUTED, "axes.facecolor": "none", "axes.grid": True,
+    "axes.labelcolor": INK, "axes.spines.right": False, "axes.spines.top": False, "axes.titlecolor": INK,
+    "figure.constrained_layout.use": True, "figure.facecolor": "none", "font.size": 9, "grid.color": LINE,
+    "grid.linewidth": 0.6, "legend.fontsize": 8, "legend.frameon": False, "legend.labelcolor": INK,
+    "lines.linewidth": 1.6, "svg.fonttype": "none", "svg.hashsalt": "mbjax", "text.color": INK,
     "text.parse_math": False,  # a class may be named $5
+    "xtick.color": MUTED, "xtick.labelcolor": INK, "ytick.color": MUTED, "ytick.labelcolor": INK,
 }  # fmt: skip
 
 
