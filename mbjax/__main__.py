@@ -13,7 +13,7 @@ COMMANDS = {  # name: (the function, in its module, and one line of help)
     "compare": ("mbjax.compare.__main__:run", "compares all methods on one task, on the same splits"),
     "predict": ("mbjax.predict.__main__:main", "scores new rows with a finished run's model"),
     "export": ("mbjax.export.__main__:main", "writes a finished run's model as ONNX or StableHLO"),
-    "report": ("mbjax.report.__main__:main", "prints tables and draws figures of finished runs"),
+    "report": ("mbjax.report.__main__:main", "makes the pages of finished runs, or tables of them"),
     "data": ("mbjax.data.__main__:main", "downloads a data set"),
 }
 HELP = "usage: mbjax COMMAND …\n\n" + "".join(f"  {name:9} {help}\n" for name, (_, help) in COMMANDS.items())

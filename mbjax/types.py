@@ -78,12 +78,15 @@ class Split:
       group: numbers of the groups that a method may balance and a score may compare, `[n]`, int32, if there are any.
       weight: how many examples each one stands for, `[n]`, float32, above 0; one each if None. Of the training part
         only: samplers that read examples by index take it into account, resamplers refuse it.
+      origin: where a reader finds each example, `[n]`: the data row of its file, counted from 1, or an image's file;
+        None where nobody said.
     """
 
     x: Any  # np.ndarray | HostArray, which no type checker can tell apart where only arrays come
     y: np.ndarray
     group: np.ndarray | None = None
     weight: np.ndarray | None = None
+    origin: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)

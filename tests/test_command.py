@@ -30,8 +30,13 @@ def test_mbjax_alone_lists_the_commands_with_one_line_each(monkeypatch, capsys):
     ("arguments", "line"),
     [
         (["tran"], "'tran' is no command; did you mean train? mbjax --help lists the commands"),
-        (["report"], "the following arguments are required: NAME=FOLDER,…; mbjax report --help lists the options"),
-        (["report", "naive"], "'naive': write NAME=FOLDER,FOLDER,…"),
+        (["report"], "the following arguments are required: RUN|NAME=FOLDER,…; mbjax report --help lists the options"),
+        (["report", "naive"], "naive: result.json is missing: no finished run: run it first, or leave it out"),
+        (
+            ["report", "a=b", "naive"],
+            "'naive': write NAME=FOLDER,FOLDER,… for a table, or run folders alone for their ",
+        ),
+        (["report", "naive", "--priors"], "--priors is of tables: write NAME=FOLDER,FOLDER,…"),
         (["data", "fetch", "digits"], "argument task: invalid choice: 'digits'"),
     ],
 )

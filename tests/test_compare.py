@@ -251,7 +251,7 @@ def test_a_comparison_end_to_end(task, tmp_path):
 def test_a_limit_of_time_gives_the_table_of_the_rows_that_are_whole(task, tmp_path, monkeypatch, caplog):
     names = ["over", "naive", "logistic_regression_balanced"]
     early = driver.complete(task, names=names, seeds=[0], out=tmp_path, minutes=0)
-    assert early == ("no row is whole yet\n", [])
+    assert (early.table, early.lines) == ("no row is whole yet\n", [])
     seconds = iter([0.0, 0.1, 9.0, 9.0, 9.0])
     monkeypatch.setattr(driver.Limit, "is_over", lambda self: next(seconds) > 1)
     some = driver.complete(task, names=names, seeds=[0], out=tmp_path, minutes=1)
@@ -405,7 +405,9 @@ def test_mistakes_are_one_clear_line(task, tmp_path, options, message):
 def test_references_weigh_classes_and_see_the_training_part_alone(task):
     dataset = data.load("tabular", seed=0, path=task.overrides["data.path"], target="label")
     plain, balanced = (
-        references.fit("logistic_regression", dataset, seed=0, balanced=b, settings={"C": 1.0})(dataset.test.x)
+        references.predict(
+            references.fit("logistic_regression", dataset, seed=0, balanced=b, settings={"C": 1.0}), dataset.test.x
+        )
         for b in (False, True)
     )
     np.testing.assert_allclose(plain.sum(1), 1)

@@ -63,6 +63,7 @@ def test_the_wheel_trains_predicts_and_compares_without_a_checkout(scripts, tmp_
     )  # fmt: skip
     assert "balanced_accuracy" in out
     assert (tmp_path / "run" / "result.json").exists()
+    assert "</html>" in (tmp_path / "run" / "report.html").read_text()  # its templates are in the wheel
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 2))
     label = np.where(x[:, 0] + rng.normal(size=200) > 1, "yes", "no")

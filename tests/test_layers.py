@@ -10,10 +10,10 @@ import mbjax
 ROOT = pathlib.Path(mbjax.__file__).parent
 # From the top down. A module may import those in later rows, and its own package.
 LAYERS = [
-    {"__main__"}, {"main", "estimator"}, {"compare"}, {"cli", "programs"}, {"train", "export"}, {"report", "predict"},
+    {"__main__"}, {"main", "estimator"}, {"compare"}, {"cli", "programs"}, {"train", "export"}, {"report"}, {"predict"},
     {"config"}, {"evaluation"}, {"methods"}, {"meta"}, {"devices"}, {"sampling"}, {"data"}, {"models"},
     {"augment", "losses"}, {"meta_checks", "state"}, {"registry"},
-    {"config_files", "console", "options", "sealed"}, {"atomic"}, {"types"},
+    {"config_files", "console", "options", "sealed", "versions"}, {"atomic"}, {"types"},
 ]  # fmt: skip
 HEIGHT = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}
 

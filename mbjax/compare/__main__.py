@@ -8,11 +8,13 @@
     --minutes=10           after which nothing more is begun; the table has the rows that are whole
     --backend=dask         joblib's: loky (this machine's processes, the default), dask or ray
     --scheduler=ADDRESS    of a Dask cluster
+    --save-best            keeps the model of the row that the page recommends in DIR/best
     --shard=I/N            only the I-th of N parts of the work (a cluster's array job); a run without makes the table
     --config.key=value     for every method
 
-DIR gets `results.jsonl` (one line per run), `table.md`, `times.md`, figures and, where networks have convolutions and
-train for long, a folder for each run in `runs/`. The same command does only what is missing.
+DIR gets `report.html`, which begins with the answer, `results.jsonl` (one line per run), `table.md`, `times.md`,
+figures and, where networks have convolutions and train for long, a folder for each run in `runs/`. The same command
+does only what is missing.
 """
 
 import pathlib
@@ -37,6 +39,7 @@ _BACKEND = flags.DEFINE_string("backend", "loky", "joblib's: loky, dask or ray."
 _SCHEDULER = flags.DEFINE_string("scheduler", "", "The address of a Dask scheduler; else this machine.")
 _MINUTES = flags.DEFINE_float("minutes", None, "After which nothing more is begun.", lower_bound=0)
 _SHARD = flags.DEFINE_string("shard", "", "I/N: only the I-th of N parts of the work, from 0.")
+_SAVE_BEST = flags.DEFINE_bool("save-best", False, "Keeps the model of the row that the page recommends.")
 
 
 def shard_of(text: str) -> tuple[int, int] | None:
@@ -63,12 +66,12 @@ def main(argv: list[str]) -> None:
     task = Task(file, config_flags.get_override_values(flags.FLAGS["config"]), scenario, tune=_TUNE.value)
     out = pathlib.Path(str(_OUT.value))
     names = names_of(task, None if _METHODS.value == "all" else _METHODS.value.split(","))
-    table = driver.compare(
+    done = driver.complete(
         task, names=names, seeds=range(_SEEDS.value), out=out, select=_SELECT.value,
         jobs=_JOBS.value, backend=_BACKEND.value, scheduler=_SCHEDULER.value, shard=shard_of(_SHARD.value),
-        minutes=_MINUTES.value,
+        minutes=_MINUTES.value, save_best=_SAVE_BEST.value,
     )  # fmt: skip
-    print(table)
+    print(f"{done.answer}\n\n{done.table}".lstrip())
     print(f"in {out}: " + ", ".join(sorted(path.name for path in out.iterdir())))
 
 

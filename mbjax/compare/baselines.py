@@ -29,9 +29,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
 }
 
 
-def fit(
-    name: str, dataset: Dataset, *, seed: int, balanced: bool, settings: Mapping[str, Any]
-) -> Callable[[np.ndarray], np.ndarray]:
+def fit(name: str, dataset: Dataset, *, seed: int, balanced: bool, settings: Mapping[str, Any]) -> Any:
     """Fits a reference to the training part.
 
     Args:
@@ -42,7 +40,7 @@ def fit(
       settings: the estimator's parameters.
 
     Returns:
-      `predict(x) -> probabilities [n, classes]`.
+      The fitted estimator; see `predict`.
 
     Raises:
       UserError: the package is not installed.
@@ -50,9 +48,10 @@ def fit(
     estimator = REFERENCES[name](seed, **settings)
     weight = compute_sample_weight("balanced", dataset.train.y) if balanced else None
     estimator.fit(dataset.train.x.reshape(len(dataset.train), -1), dataset.train.y, sample_weight=weight)
+    return estimator
 
-    def predict(x: np.ndarray) -> np.ndarray:
-        probabilities = np.asarray(estimator.predict_proba(x.reshape(len(x), -1)), np.float64)
-        return probabilities / probabilities.sum(1, keepdims=True)  # they were rounded to the features' dtype
 
-    return predict
+def predict(estimator: Any, x: np.ndarray) -> np.ndarray:
+    """The probabilities that a fitted estimator gives, `[n, classes]`, of examples `[n, ...]`."""
+    probabilities = np.asarray(estimator.predict_proba(x.reshape(len(x), -1)), np.float64)
+    return probabilities / probabilities.sum(1, keepdims=True)  # they were rounded to the features' dtype

@@ -1,4 +1,4 @@
-"""The comparison: it plans the runs, does those that are missing, and writes the table."""
+"""The comparison: it plans the runs, does those that are missing, and writes the page and the table."""
 
 import contextlib
 import functools
@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import pathlib
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +14,13 @@ from typing import Any, NamedTuple, TypeVar
 import pandas as pd
 import tqdm
 
-import mbjax
-from mbjax import atomic, data, sealed
+from mbjax import atomic, data, sealed, versions
 from mbjax import config as config_lib
-from mbjax.compare import figures, folders, plan, work, workers
+from mbjax.compare import best, figures, folders, page, plan, work, workers
 from mbjax.compare import table as comparison
 from mbjax.options import shown
-from mbjax.types import Config, UserError
+from mbjax.report import paper
+from mbjax.types import Config, Dataset, UserError
 
 log = logging.getLogger("mbjax")
 
@@ -53,10 +52,11 @@ class Limit:
 
 
 class Comparison(NamedTuple):
-    """A comparison's table, in Markdown, and the lines of its runs."""
+    """A comparison's table, in Markdown, the lines of its runs, and what to use, in words: see `page.advise`."""
 
     table: str
     lines: list[dict[str, Any]]
+    answer: str = ""
 
 
 def run_comparison(
@@ -69,7 +69,7 @@ def run_comparison(
     tune: bool = True,
     **options: Any,
 ) -> pd.DataFrame:
-    """Compares methods on the same splits, and writes the table and figures.
+    """Compares methods on the same splits, and writes the page, the table and figures.
 
     What `out` holds already is not done again.
 
@@ -81,7 +81,7 @@ def run_comparison(
       rows: of `mbjax.compare.rows.ROWS`, or of the file's own; all if None.
       seeds: how many, or which.
       tune: whether rows choose their settings on the validation split.
-      **options: of `complete`: `select`, `jobs`, `backend`, `scheduler`, `shard`, `minutes`.
+      **options: of `complete`: `select`, `jobs`, `backend`, `scheduler`, `shard`, `minutes`, `save_best`.
 
     Returns:
       One row for each run that ended well: `row`, `seed`, `settings` (JSON), `seconds`, and the scores of each split,
@@ -117,8 +117,9 @@ def complete(
     scheduler: str = "",
     shard: tuple[int, int] | None = None,
     minutes: float | None = None,
+    save_best: bool = False,
 ) -> Comparison:
-    """Does what is missing and writes the table and figures.
+    """Does what is missing and writes the page, the table and figures.
 
     Args:
       task: what is compared on.
@@ -132,30 +133,22 @@ def complete(
       scheduler: the address of a Dask scheduler; a cluster of this machine if empty.
       shard: `(i, n)`: only the i-th of n parts of the work.
       minutes: after which nothing more is begun; the table then has the rows that are whole.
+      save_best: whether the model of the row that the page recommends is kept; see `mbjax.compare.best.save`.
 
     Returns:
-      The table, and the runs that it is of.
+      The table, the runs that it is of, and the answer.
 
     Raises:
       UserError: a mistake in the configuration, data that no row can use, or nothing that ended well.
     """
     limit = Limit(minutes)
     plan.check_options(task, names)
-    config = task.config(names[0])
-    config.seed = seeds[0]
-    first = config_lib.validate(config)
-    loaded = plan.load(task.dataset, first)  # mistakes show before the work
-    if task.grid and "validation" not in loaded.splits:
-        raise UserError(
-            f"config.data.validation_share={first.data.get('validation_share')}: rows that choose their settings need "
-            "one above 0, or a data set with a validation split; --notune (tune=False) leaves them those of the "
-            "configuration"
-        )
+    loaded = _load_first(task, names[0], seeds[0])
     searches = [after for name in names if (after := task.rows[name].after) and after not in names]
     planned = functools.partial(plan.plan, task, [*searches, *names], seeds, data_digest=data.digest(loaded))
+    file = out / (f"results-{shard[0]}.jsonl" if shard else "results.jsonl")
     with locked(out, shard):
         read(out, say=True)
-        file = out / (f"results-{shard[0]}.jsonl" if shard else "results.jsonl")
         runs = plan.distinct(planned())
         pool = workers.Pool(jobs, backend, scheduler)
         do_missing = functools.partial(
@@ -172,22 +165,51 @@ def complete(
         lines = [{**done[run.key], "row": run.row} for run in runs if run.row not in left]
         if not lines:
             return Comparison("no row is whole yet\n", [])
-        name = first.task if task.dataset is None else loaded.source  # the paper has no figures for data of one's own
-        if runs[0].alone:
-            table = folders.make_table(lines, task=task, name=name, kind=loaded.kind, select=select, out=out)
-        else:
-            lines += [_adjusted(line, row) for row in names if task.rows[row].like for line in lines
-                      if line["row"] == task.rows[row].like and line["status"] == "ok"]  # fmt: skip
-            shared: dict[str, Any] = {"rows": task.rows, "task": name}
-            table = comparison.make_table(lines, select=select, overlap=loaded.overlap, **shared)
-            if any(line["status"] == "ok" for line in lines):
-                figures.plot_comparison(lines, out / "comparison.png", select=select, **shared)
-                figures.plot_pairs(lines, out / "pairs.png", **shared)
+        if not runs[0].alone:
+            lines += [_adjusted(line, row) for row in names if (like := task.rows[row].like) for line in lines
+                      if line["row"] == like and line["status"] == "ok"]  # fmt: skip
         if all(line["status"] != "ok" for line in lines):
             raise UserError(f"no run has ended well; the first: {lines[0]['reason']}")
-        atomic.write_text(out / "table.md", table)
-        atomic.write_text(out / "times.md", comparison.make_times(lines, task.rows))
-        return Comparison(table, lines)
+        table, facts = _write(task, loaded, lines, alone=runs[0].alone, select=select, out=out)
+        if facts and save_best:
+            use = task.rows[facts["use"]].like or facts["use"]
+            key = comparison.choose(comparison.frame_of(lines), facts["score"], select).query("row == @use")["key"]
+            run = next(run for run in runs if run.key in set(key))
+            log.info("the best, %s", best.save(run, task.rows[use].title, out, task.dataset))
+        return Comparison(table, lines, facts.get("answer", ""))
+
+
+def _load_first(task: plan.Task, name: str, seed: int) -> Dataset:
+    """The data of the first run: mistakes show before the work."""
+    config = task.config(name)
+    config.seed = seed
+    first = config_lib.validate(config)
+    loaded = plan.load(task.dataset, first)
+    if task.grid and "validation" not in loaded.splits:
+        raise UserError(
+            f"config.data.validation_share={first.data.get('validation_share')}: rows that choose their settings need "
+            "one above 0, or a data set with a validation split; --notune (tune=False) leaves them those of the "
+            "configuration"
+        )
+    return loaded
+
+
+def _write(
+    task: plan.Task, loaded: Dataset, lines: list[dict[str, Any]], *, alone: bool, select: str, out: pathlib.Path
+) -> tuple[str, dict[str, Any]]:
+    """Writes the tables, the figures and the page; returns the table and the page's numbers."""
+    # The paper has no figures for data of one's own.
+    name = task.config(lines[0]["row"]).task if task.dataset is None else loaded.source
+    if alone:
+        table = folders.make_table(lines, task=task, name=name, kind=loaded.kind, select=select, out=out)
+    else:
+        shared: dict[str, Any] = {"rows": task.rows, "task": name}
+        table = comparison.make_table(lines, select=select, overlap=loaded.overlap, **shared)
+        figures.plot_pairs(lines, out / "pairs.png", **shared)
+    atomic.write_text(out / "table.md", table)
+    atomic.write_text(out / "times.md", comparison.make_times(lines, task.rows))
+    compared = page.Compared(lines, task.rows, name, select, loaded.overlap, paper.of(name, task.scenario))
+    return table, page.leave(out, compared)
 
 
 @contextlib.contextmanager
@@ -224,7 +246,7 @@ def _do_missing(
         units = units[shard[0] :: shard[1]]
     ended = {key for key, line in read(out).items() if line["status"] == "ok"}
     units = [left for unit in units if (left := [run for run in unit if run.key not in ended])]
-    code = _code()
+    code = versions.commit()
     total = sum(map(len, units))
     log.info("%d runs to do, of %d rows; %d are done", total, len({u[0].row for u in units}), len(runs) - total)
     progress = tqdm.tqdm(total=total, unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
@@ -289,12 +311,3 @@ def append(file: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
             with contextlib.suppress(OSError):
                 os.truncate(file, whole)
             raise
-
-
-def _code() -> str:
-    """The commit of the code, where it is a checkout, else its version."""
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
-    try:
-        return "commit " + subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return f"version {mbjax.__version__}"

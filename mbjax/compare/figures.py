@@ -1,4 +1,4 @@
-"""The figures of a comparison of tables of numbers: every row's score, and the search over sampler pairs."""
+"""The figures of a comparison: every row's score, and the search over sampler pairs."""
 
 import json
 import pathlib
@@ -11,47 +11,58 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mbjax.compare.rows import Row
-from mbjax.compare.table import TITLES, choose, frame_of, score_of, shown
-from mbjax.report.paper import ROC_AUC
+from mbjax.compare.table import TITLES, frame_of, score_of
+from mbjax.report.theme import BLUE, GREEN, INK, MUTED, RED
+
+PAPER = "the paper"
+FAMILIES = {
+    "baseline": "networks", "metabalance": "MetaBalance", "control": "its controls", "reference": "no network",
+}  # fmt: skip
+COLORS = {"baseline": BLUE, "metabalance": RED, "control": MUTED, "reference": GREEN}
+MARKS = {"baseline": "o", "metabalance": "D", "control": "v", "reference": "s"}
 
 
-def plot_comparison(
-    lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, rows: Mapping[str, Row], task: str, select: str
-) -> None:
-    """Draws every row's mean test score with its standard error, and the paper's figure beside it."""
-    runs = frame_of(lines)
-    score = score_of(runs)
-    chosen = choose(runs, score, select)
-    names = shown(chosen, rows)[::-1]
-    by_name: Any = chosen.groupby("row")[f"test_{score}"]
-    paper = ROC_AUC.get(task, {})
-    colors = {"baseline": "C0", "metabalance": "C3", "control": "C1", "reference": "0.4"}
-    figure = Figure(figsize=(8, 0.27 * len(names) + 1.4), layout="constrained")
+def comparison(rows: Sequence[Mapping[str, Any]], *, score: str, use: str) -> Figure:
+    """Every row's mean test score with its standard error, the best on top, and the paper's figure beside it.
+
+    Args:
+      rows: the best first: `name`, `title`, `family`, `mean`, `error` (None of one seed), and `paper` where the paper
+        has a figure.
+      score: as the axis says it.
+      use: the name of the row that is recommended.
+    """
+    rows = rows[::-1]
+    figure = Figure(figsize=(6.4, 0.25 * len(rows) + 1.2))
     axes: Axes = figure.subplots()
-    labelled = set()
-    left = _left_limit(by_name.mean()[names].to_numpy())
-    for place, name in enumerate(names):
-        if left is not None and by_name.mean()[name] < left:
-            axes.annotate(f"◂ {by_name.mean()[name]:.3f}", (left, place), fontsize=8, va="center", clip_on=False)
+    left = _left_limit(np.array([row["mean"] for row in rows]))
+    labelled: set[str] = set()
+    for place, row in enumerate(rows):
+        if left is not None and row["mean"] < left:
+            axes.annotate(f"◂ {row['mean']:.3f}", (left, place), fontsize=8, va="center", clip_on=False)
             continue
-        family = rows[name].family
-        label = None if family in labelled else family.replace("metabalance", "MetaBalance")
+        family = row["family"]
+        label = None if family in labelled else FAMILIES[family]
         labelled.add(family)
-        error = np.nan_to_num(by_name.sem()[name])
-        axes.errorbar(by_name.mean()[name], place, xerr=error, fmt="o", color=colors[family], label=label)
-        if name in paper:
-            label = None if "paper" in labelled else "paper"
-            labelled.add("paper")
-            axes.plot(paper[name][0], place, "x", color="k", label=label)
-    if "naive" in names:
-        axes.axvline(by_name.mean()["naive"], color="C0", linestyle=":", linewidth=1)
-    axes.set_yticks(range(len(names)), [rows[name].title for name in names], fontsize=8)
-    title = f"{task}; settings chosen on {select}"
-    axes.set(xlabel=f"test {TITLES[score]}, mean ± s.e.", title=title)
+        axes.errorbar(row["mean"], place, xerr=row["error"] or 0, fmt=MARKS[family], color=COLORS[family], label=label,
+                      markersize=5)  # fmt: skip
+        if row.get("paper") is not None:
+            axes.plot(row["paper"], place, "x", color=INK, label=None if PAPER in labelled else PAPER)
+            labelled.add(PAPER)
+    axes.set_yticks(range(len(rows)), [shorten_title(row["title"]) for row in rows], fontsize=8)
+    for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_fontweight("bold" if row["name"] == use else "normal")
+    axes.set(xlabel=f"test {score}, mean ± standard error", ylim=(-0.7, len(rows) - 0.3))
     axes.set_xlim(left=left)
-    axes.legend(frameon=False, fontsize=8, loc="best")
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(file, dpi=150)
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda n: [*FAMILIES.values(), PAPER].index(labels[n]))
+    figure.legend([handles[n] for n in order], [labels[n] for n in order], loc="outside upper center", ncols=3)
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def shorten_title(title: str) -> str:
+    """A row's title that fits beside a figure."""
+    return title if len(title) <= 40 else f"{title[:38]}…"
 
 
 def _left_limit(means: np.ndarray) -> float | None:

@@ -24,10 +24,10 @@ COLUMNS = {  # of a table, beside the score that is compared
 
 
 def frame_of(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per good run: `row`, `seed`, `settings` (JSON), `seconds`, `folder`, and its `validation_*`, `test_*`."""
+    """One row per good run: `row`, `seed`, `key`, `settings` (JSON), `seconds`, `folder`, `validation_*`, `test_*`."""
     rows = [
         {
-            **{key: line[key] for key in ("row", "seed", "seconds")},
+            **{key: line[key] for key in ("row", "seed", "seconds", "key")},
             "folder": line.get("folder", ""),
             "validation_halves": line.get("validation_halves", (math.nan, math.nan)),
             "settings": json.dumps(line["settings"]),
@@ -153,11 +153,7 @@ def make_times(lines: Sequence[Mapping[str, Any]], rows: Mapping[str, Row]) -> s
 
 
 def best_baseline(runs: pd.DataFrame, rows: Mapping[str, Row]) -> str:
-    """The baseline that is best on validation data, whatever the size of its grid.
-
-    The maximum of many validation scores is higher than that of few, even where no setting is better. So of each seed
-    the settings that are best on one half of the validation part are judged on the other half, both ways, and the mean
-    over seeds decides. Where the halves are too small to be scored, the whole part decides.
+    """The baseline that is best on validation data, whatever the size of its grid; see `judged`.
 
     Args:
       runs: of `frame_of`.
@@ -168,17 +164,29 @@ def best_baseline(runs: pd.DataFrame, rows: Mapping[str, Row]) -> str:
         return rows[name].family == "baseline" and "optimizer.weight_decay" not in rows[name].changes
 
     baselines = runs[runs["row"].map(is_candidate)]
-    baselines = baselines if len(baselines) else runs
-    halves = np.array([*baselines["validation_halves"]], float)
+    return str(judged(baselines if len(baselines) else runs).idxmax())
+
+
+def judged(runs: pd.DataFrame) -> pd.Series:
+    """How good each row is on validation data, whatever the size of its grid: by row, to be compared alone.
+
+    The maximum of many validation scores is higher than that of few, even where no setting is better. So of each seed
+    the settings that are best on one half of the validation part are judged on the other half, both ways, and the mean
+    over seeds decides. Where the halves are too small to be scored, the whole part decides.
+
+    Args:
+      runs: of `frame_of`, with validation scores.
+    """
+    halves = np.array([*runs["validation_halves"]], float)
     if not np.isfinite(halves).all():
-        halves = np.repeat(np.asarray(baselines[f"validation_{score_of(runs)}"])[:, None], 2, axis=1)
-    baselines = baselines.assign(first=halves[:, 0], second=halves[:, 1])
-    by_run = baselines.groupby(["row", "seed"], sort=False)
-    judged = [
-        baselines.loc[by_run[chooser].idxmax()].groupby("row", sort=False)[judge].mean()
+        halves = np.repeat(np.asarray(runs[f"validation_{score_of(runs)}"])[:, None], 2, axis=1)
+    runs = runs.assign(first=halves[:, 0], second=halves[:, 1])
+    by_run = runs.groupby(["row", "seed"], sort=False)
+    both = [
+        runs.loc[by_run[chooser].idxmax()].groupby("row", sort=False)[judge].mean()
         for chooser, judge in (("first", "second"), ("second", "first"))
     ]
-    return str((judged[0] + judged[1]).idxmax())
+    return (both[0] + both[1]) / 2
 
 
 def settings_of(settings: Any) -> str:

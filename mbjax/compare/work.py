@@ -99,11 +99,11 @@ def _fit(run: Run, source: Source) -> dict[str, Any]:
         options = json.dumps(valid.data.to_dict())
         dataset = load(source, valid) if source else _load(valid.task, valid.seed, options)
         started = time.perf_counter()
-        predict = baselines.fit(run.estimator, dataset, seed=run.seed, balanced=run.balanced, settings=run.settings)
+        fitted = baselines.fit(run.estimator, dataset, seed=run.seed, balanced=run.balanced, settings=run.settings)
         seconds = round(time.perf_counter() - started, 4)
     except UserError as error:
         return {"status": "failed", "reason": str(error)}
-    probabilities = {part: predict(dataset.splits[part].x) for part in _scored(dataset)}
+    probabilities = {part: baselines.predict(fitted, dataset.splits[part].x) for part in _scored(dataset)}
     return _scores(dataset, probabilities, valid.eval.scores) | {"seconds": seconds}
 
 

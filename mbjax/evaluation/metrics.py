@@ -31,6 +31,40 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: in
     return float(np.abs(gaps).sum() / len(labels))
 
 
+def equal_mass_bins(p: np.ndarray, hits: np.ndarray, *, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What was predicted and what came, in bins of about equally many examples; equal predictions share a bin.
+
+    Args:
+      p: predicted probabilities, `[n]`.
+      hits: whether what they are of came, `[n]` bool.
+      bins: how many at most.
+
+    Returns:
+      Mean prediction, hits and examples of each bin that has any, lowest first.
+    """
+    edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1]))
+    bin_of = np.searchsorted(edges, p, side="right")
+    count = np.bincount(bin_of)
+    there = count > 0
+    sums = np.bincount(bin_of, weights=p)[there]
+    return sums / count[there], np.bincount(bin_of, weights=hits)[there].astype(int), count[there]
+
+
+def class_calibration_error(p: np.ndarray, hits: np.ndarray, *, bins: int = 10) -> float:
+    """Calibration error of one class's probability: mean `|share − prediction|` over bins of equally many examples.
+
+    Unlike `calibration_error` it means something of a class that is never the most probable one: compare it with the
+    class's share (Nixon et al. 2019, "Measuring Calibration in Deep Learning", adaptive and class-wise).
+
+    Args:
+      p: the class's predicted probability, `[n]`.
+      hits: whether the example is of the class, `[n]` bool.
+      bins: see `equal_mass_bins`.
+    """
+    predicted, came, count = equal_mass_bins(p, hits, bins=bins)
+    return float(np.abs(came - predicted * count).sum() / len(p))
+
+
 def primary(scores: Collection[str]) -> str:
     """The name of the score by which settings are chosen and rows compared, of the names of those there are."""
     return next(name for name in ("roc_auc", "rank1_accuracy", "balanced_accuracy", "accuracy") if name in scores)

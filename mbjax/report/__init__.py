@@ -1,11 +1,12 @@
-"""Tables and figures of finished runs."""
+"""Pages, tables and figures of finished runs."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
 
 from mbjax.report import faces, plots
 from mbjax.report.analysis import draw_note, match_table, with_priors
-from mbjax.report.plots import make_folder, plot_groups, plot_run
+from mbjax.report.page import leave_page, write_page
+from mbjax.report.plots import make_folder, plot_groups
 from mbjax.report.tables import compare_runs, describe, load_runs, overlap_of, paired_difference
 from mbjax.types import UserError
 
@@ -13,12 +14,13 @@ __all__ = [
     "compare",
     "compare_runs",
     "describe",
+    "leave_page",
     "load_runs",
     "match_table",
     "paired_difference",
     "plot_groups",
-    "plot_run",
     "with_priors",
+    "write_page",
 ]
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,6 +12,7 @@ from scipy import stats
 from mbjax.report import tables
 from mbjax.report.paper import RANK1
 from mbjax.report.plots import PERCENT
+from mbjax.report.theme import BLUE, GREY, INK
 from mbjax.types import UserError
 
 Scores = Mapping[str, Any]
@@ -90,7 +90,7 @@ def gap_figure(rows: Mapping[str, Sequence[Scores]], *, groups: Sequence[str] = 
     figure = Figure(figsize=(max(4.5, 1.5 * len(rows) + 1), 3.4), layout="constrained")
     axes: Axes = figure.subplots()
     tops = np.zeros(len(rows))
-    for place, (group, color) in enumerate(zip(groups, mpl.colormaps["viridis"]([0.2, 0.8]), strict=True)):
+    for place, (group, color) in enumerate(zip(groups, (BLUE, GREY), strict=True)):
         estimates = [_estimate(name, runs, groups, group) for name, runs in rows.items()]
         means = np.array([mean for mean, _, _ in estimates])
         lows, highs = (np.array([estimate[k] for estimate in estimates]) for k in (1, 2))
@@ -98,7 +98,8 @@ def gap_figure(rows: Mapping[str, Sequence[Scores]], *, groups: Sequence[str] = 
         error = np.clip([means - lows, highs - means], 0, None)
         axes.bar(
             np.arange(len(rows)) + 0.38 * (place - 0.5), means, 0.38, yerr=error, label=group, color=color,
-            edgecolor="k", linewidth=0.4, error_kw={"elinewidth": 0.8, "capsize": 2},
+            hatch="////"[: 4 * place], edgecolor=INK, linewidth=0.4,
+            error_kw={"elinewidth": 1, "capsize": 2, "ecolor": INK},
         )  # fmt: skip
         tops = np.maximum(tops, np.maximum(means, highs))
     for place, (name, runs) in enumerate(rows.items()):

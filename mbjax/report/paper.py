@@ -67,3 +67,10 @@ RANK1: dict[str, dict[str, tuple[float, float | None]]] = {
     "male": {"naive": (0.9531, None), "over": (0.9298, None), "metabalance": (0.9565, None)},
     "gap": {"naive": (0.0843, None), "over": (0.1350, None), "metabalance": (0.0609, None)},
 }
+
+
+def of(task: str, scenario: str = "") -> dict[str, tuple[float, float | None]]:
+    """The paper's primary scores on a task, by row; none of a task that it does not have."""
+    if task == "celeba":
+        return RANK1["total"]
+    return ROC_AUC.get(task) or ACCURACY.get(f"{task}_{scenario}", {})

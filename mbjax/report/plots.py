@@ -16,22 +16,12 @@ from scipy import stats
 from mbjax import sealed
 from mbjax.evaluation.identification import FALSE_ACCEPTS
 from mbjax.report import tables
+from mbjax.report.theme import BLUE
 from mbjax.types import UserError
 
 PERCENT = ticker.PercentFormatter(1.0, decimals=0)
 HATCHES = ("", "////", "", "....", "", "xxxx", "", "\\\\\\\\")
 MARKERS = "os^Dv<>P"
-
-
-def plot_run(folder: pathlib.Path, result: dict[str, Any]) -> None:
-    """Draws `training.png` (loss and scores over updates) and `class_accuracy.png`, or of people `verification.png`."""
-    title = f"{result['method']} on {result['task']}, seed {result['seed']}"
-    if (folder / "metrics.jsonl").exists() and (rows := _rows(folder)):  # else they were lost
-        _save(_training(rows, title), folder / "training.png")
-    if "classes" in result["data"]:
-        _save(_class_accuracy(result, title), folder / "class_accuracy.png")
-    else:
-        _save(verification_figure({result["method"]: result["test"]}), folder / "verification.png")
 
 
 def make_folder(folder: pathlib.Path) -> None:
@@ -89,7 +79,7 @@ def training_figure(runs: pd.DataFrame) -> Figure:
         [
             {"run": run, "split": split, "x": row["step"] if same else round(row["step"] / updates, 4), **row[split]}
             for run, folder, updates in zip(runs["run"], runs["folder"], runs["updates"], strict=True)
-            for row in _rows(folder)
+            for row in metrics_rows(folder)
             for split in ("train", "test")
         ]
     )
@@ -127,7 +117,7 @@ def training_figure(runs: pd.DataFrame) -> Figure:
     return figure
 
 
-def _rows(folder: pathlib.Path) -> list[dict[str, Any]]:
+def metrics_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     file = tables.found(folder, "metrics.jsonl")
     try:
         return [sealed.loads(line) for line in file.read_bytes().decode(errors="replace").splitlines()]
@@ -137,7 +127,7 @@ def _rows(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 def _colors(count: int) -> list[Any]:
     """Colours whose lightness differs, so that a copy in grey tells them apart."""
-    return [*mpl.colormaps["viridis"](np.linspace(0.0, 0.9, count))] if count > 1 else ["C0"]
+    return [*mpl.colormaps["viridis"](np.linspace(0.0, 0.9, count))] if count > 1 else [BLUE]
 
 
 def _legend(figure: Figure, handles: Sequence[Any], title: str) -> None:
@@ -148,28 +138,6 @@ def _legend(figure: Figure, handles: Sequence[Any], title: str) -> None:
     )  # fmt: skip
 
 
-def _training(rows: list[dict[str, Any]], title: str) -> Figure:
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    steps = [row["step"] for row in rows]
-    for name in ("support_loss", "query_loss") if "query_loss" in rows[0]["updates"] else ("loss",):
-        left.plot(steps, [row["updates"][name] for row in rows], marker=".", label=name.replace("_", " "))
-    left.set(xlabel="update", ylabel="training loss (mean since the last point)", title=title)
-    left.legend(frameon=False)
-    named = [name for name in rows[0]["test"] if name.startswith("rank1_accuracy") and not name.endswith("_interval")]
-    names = named or [name for name in ("majority_accuracy", "minority_accuracy", "roc_auc") if name in rows[0]["test"]]
-    for split, style in (("train", "--"), ("test", ".-")):
-        for color, name in enumerate(names):
-            if split in rows[0]:
-                values = [row[split][name] for row in rows]
-                label = f"{name.replace('_', ' ').replace('roc auc', 'ROC-AUC')}, {split}"
-                right.plot(steps, values, style, color=f"C{color}", label=label)
-    title = "rank-1 accuracy, in all and by group" if named else "majority class and mean of the others"
-    right.set(xlabel="update", ylabel="score", ylim=(-0.02, 1.02), title=title)
-    right.legend(frameon=False, fontsize=8)
-    return figure
-
-
 def verification_figure(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Receiver operating characteristics of verification: true accepts over false accepts, on a logarithmic axis.
 
@@ -178,25 +146,12 @@ def verification_figure(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes: Axes = figure.subplots()
-    colors = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(rows)))
-    for color, (name, scores) in zip(colors, rows.items(), strict=True):
+    for color, (name, scores) in zip(_colors(len(rows)), rows.items(), strict=True):
         label = f"{name}: {100 * scores['true_accept_rate']:.1f}% at {FALSE_ACCEPTS:g}"
         axes.plot(scores["roc"]["false_accept_rates"], scores["roc"]["true_accept_rates"], color=color, label=label)
     axes.axvline(FALSE_ACCEPTS, color="0.5", linestyle=":", linewidth=0.8)
     axes.set(xscale="log", xlabel="false accept rate", ylabel="true accept rate", ylim=(0, 1.02), title="verification")
-    axes.legend(frameon=False, fontsize=8)
-    return figure
-
-
-def _class_accuracy(result: dict[str, Any], title: str) -> Figure:
-    data, test = result["data"], result["test"]
-    figure = _class_bars(
-        {"": np.array([test["class_accuracy"]])}, data["classes"], np.array([data["class_counts"]["train"]])
-    )
-    axes: Axes = figure.axes[0]
-    axes.bar_label(axes.containers[0], fmt=lambda v: f"{100 * v:.0f}", fontsize=8)  # pyright: ignore[reportArgumentType]
-    axes.axhline(test["balanced_accuracy"], color="0.4", linestyle=":", label="mean over classes")
-    axes.set(xlabel="class, and its training images or rows", ylabel="test accuracy", title=title)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.legend(frameon=False, fontsize=8)
     return figure
 

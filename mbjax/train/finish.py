@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from sklearn import metrics as sk
 
 from mbjax import losses
 from mbjax.data import preprocessing
@@ -13,6 +14,8 @@ from mbjax.predict import Predictor
 from mbjax.state import TrainState
 from mbjax.train.experiment import Experiment
 from mbjax.types import UserError, count_classes
+
+_SHOWN = 50  # classes of a confusion matrix in result.json
 
 
 def make_predictor(
@@ -87,8 +90,10 @@ def describe(experiment: Experiment, predictor: Predictor, raw: np.ndarray) -> d
     held = dataset.scored.get("validation", dataset.splits.get("validation"))
     rows = 0 if held is None else len(held)
     p = predictor.calibrate(raw)
-    decision = predictor.decision
+    decision, classes = predictor.decision, range(len(dataset.classes))
+    decided = decision(p)
     majority = int(dataset.class_counts.argmax())
+    confusion = sk.confusion_matrix(labels, decided, labels=classes).tolist() if len(classes) <= _SHOWN else None
     return {
         "calibration": {
             "priors": predictor.priors.tolist(),
@@ -96,11 +101,13 @@ def describe(experiment: Experiment, predictor: Predictor, raw: np.ndarray) -> d
             "temperature": predictor.temperature,
             "validation_rows": rows,
             "test": metrics.scores(p, labels, majority_class=majority),
+            "class_calibration_error": [metrics.class_calibration_error(p[:, c], labels == c) for c in classes],
         },
         "decision": {
             **decision.to_dict(),
             **{name: value for name, value in experiment.sections["decision"].items() if name == "metric" and value},
             "validation_rows": rows if decision.rule == "threshold" else 0,
-            "test": decisions.scores(decision(p), labels, classes=len(dataset.classes), costs=decision.costs),
+            "test": decisions.scores(decided, labels, classes=len(classes), costs=decision.costs),
+            "confusion": confusion,
         },
     }

@@ -16,12 +16,12 @@ import numpy as np
 import tqdm
 
 from mbjax import config as config_lib
-from mbjax import data, report, sealed
+from mbjax import data, report, sealed, versions
 from mbjax.devices import hosts
 from mbjax.devices import parallel as parallel_lib
 from mbjax.evaluation import calibration, decisions, evaluate, metrics
 from mbjax.state import TrainState
-from mbjax.train import checkpoint
+from mbjax.train import checkpoint, compile_time
 from mbjax.train.experiment import Experiment, build, chosen
 from mbjax.train.finish import describe, make_predictor
 from mbjax.train.folder import Folder
@@ -73,20 +73,12 @@ def _is_finished(folder: Folder, config: Config) -> bool:
 
 def _train(folder: Folder, valid: Config, dataset: Dataset | None) -> dict[str, Any]:
     experiment = build(valid, dataset)
-    if experiment.dataset.kind == "classification":
-        validated = "validation" in experiment.dataset.splits
-        decisions.check(experiment.sections["decision"], experiment.dataset.classes, validation=validated)
-    if valid.eval.patience is not None and "validation" not in experiment.dataset.splits:
-        raise UserError(
-            f"config.eval.patience={valid.eval.patience} stops early by a validation part, and there is none: set "
-            "--config.data.validation_share above 0"
-        )
+    _check(experiment, valid)
     content = data.digest(experiment.dataset, ["train"])
     hosts.check_equal(content, "training data")
     for note in experiment.dataset.notes:
         log.info("data: %s", note)
-    choices = chosen(experiment)
-    for name, choice in choices.items():
+    for name, choice in chosen(experiment).items():
         log.info("%s: %s", name, choice)
     evaluators = evaluate.make_evaluators(
         experiment.model, experiment.dataset, batch_size=valid.eval.batch_size, protocol=valid.eval.protocol,
@@ -102,34 +94,55 @@ def _train(folder: Folder, valid: Config, dataset: Dataset | None) -> dict[str, 
         rows = folder.rewind(start, stops) if hosts.is_primary() else []
         started = time.monotonic()
         stopping = EarlyStopping(valid.eval.patience, folder.best, rows=rows, data=content)
-        with contextlib.closing(stopping):
+        with contextlib.closing(stopping), compile_time.measure() as compiled:
             state, row, predictions = _loop(experiment, state, evaluators, checkpoints, stopping, folder, valid)
-            last = int(state.step)
+            done: dict[str, Any] = {"updates": int(state.step)}
             if valid.eval.patience is not None:
                 state = stopping.best(state)
+                done["best_update"] = int(state.step)
                 row, predictions = _evaluate(state, int(state.step), {}, evaluators)
+    done |= {"seconds": round(time.monotonic() - started, 2), "compile_seconds": round(compiled(), 2),
+             "resumed_at": start}  # fmt: skip
     predictor = None
     if experiment.dataset.kind == "classification":
         raw = predictions["validation"]["probabilities"] if "validation" in predictions else None
         predictor = make_predictor(experiment, state, validation=raw)
     result = {
-        **{name: valid[name] for name in ("task", "method", "seed")},
-        "updates": last,
-        **({} if valid.eval.patience is None else {"best_update": int(state.step)}),
-        "seconds": round(time.monotonic() - started, 2),
-        "resumed_at": start,
-        "data": {**data.describe(experiment.dataset), "digest": data.digest(experiment.dataset)},
-        "device": jax.devices()[0].device_kind,
-        "choices": choices,
-        "protocol": valid.eval.protocol,
+        **_about(experiment, valid, done),
         **{name: row[name] for name in evaluators},
         **_with_priors(experiment.dataset, predictions["test"]),
         **(describe(experiment, predictor, predictions["test"]["probabilities"]) if predictor else {}),
     }
     if hosts.is_primary():
-        report.plot_run(folder.path, result)
         folder.finish(result, predictions["test"], predictor)
+        report.leave_page(folder.path, experiment.dataset, predictor and predictor.logits)
     return result
+
+
+def _check(experiment: Experiment, config: Config) -> None:
+    """Raises a UserError for what the end of a run would need and does not have."""
+    validated = "validation" in experiment.dataset.splits
+    if experiment.dataset.kind == "classification":
+        decisions.check(experiment.sections["decision"], experiment.dataset.classes, validation=validated)
+    if config.eval.patience is not None and not validated:
+        raise UserError(
+            f"config.eval.patience={config.eval.patience} stops early by a validation part, and there is none: set "
+            "--config.data.validation_share above 0"
+        )
+
+
+def _about(experiment: Experiment, config: Config, done: Mapping[str, Any]) -> dict[str, Any]:
+    """What `result.json` says of a run beside its scores."""
+    return {
+        **{name: config[name] for name in ("task", "method", "seed")},
+        **done,
+        "data": {**data.describe(experiment.dataset), "digest": data.digest(experiment.dataset)},
+        "device": jax.devices()[0].device_kind,
+        "choices": chosen(experiment),
+        "code": versions.commit(),
+        "versions": versions.packages(),
+        "protocol": config.eval.protocol,
+    }
 
 
 def _claim(folder: Folder, config: Config, updates: int) -> int:

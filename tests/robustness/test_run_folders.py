@@ -13,7 +13,7 @@ import pytest
 from mbjax import config as config_lib
 from mbjax import report, sealed, train
 from mbjax.compare import driver
-from mbjax.train import checkpoint, loop
+from mbjax.train import checkpoint
 from mbjax.train.folder import Folder
 from mbjax.types import UserError
 
@@ -244,7 +244,7 @@ def test_a_disk_that_is_full_while_results_are_written_leaves_the_whole_lines(tm
 
 # Every write of a run, and a disk that is full there.
 
-WRITES = ["config.json", "metrics.jsonl", "checkpoint", "figures", "predictions.npz", "result.json"]
+WRITES = ["config.json", "metrics.jsonl", "checkpoint", "predictions.npz", "result.json"]
 
 
 @pytest.mark.parametrize("where", WRITES)
@@ -258,8 +258,6 @@ def test_a_full_disk_at_any_write_is_one_line_and_the_same_command_resumes(where
         monkeypatch.setattr(Folder, "log", full)
     elif where == "checkpoint":
         monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", full)
-    elif where == "figures":
-        monkeypatch.setattr(loop.report, "plot_run", full)
     else:
         replace = checkpoint.sealed.atomic.os.replace
         monkeypatch.setattr(

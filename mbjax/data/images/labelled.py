@@ -93,7 +93,7 @@ def load(
         counts=counts, ratio=ratio, minority_counts=minority_counts, first=first, validation_share=validation_share,
     )  # fmt: skip
     index = {**{part: train[kept] for part, kept in parts.items()}, "test": index["test"]}
-    splits = {part: Split(data.x[i], y[i]) for part, i in index.items()}
+    splits = {part: Split(data.x[i], y[i], origin=data.origin[i]) for part, i in index.items()}
     overlap = 0.0 if data.tests else len(index["test"]) / len(train)
     return Dataset(splits, classes, source=place.name, notes=(*data.notes, *notes, note), overlap=overlap)
 
@@ -107,6 +107,7 @@ class Labelled(NamedTuple):
       tests: how many at the end are test images; 0 if the data does not say.
       classes: names of the numbers in `labels`, or none if `labels` holds the names.
       notes: for the reader of a result.
+      origin: each image's file, below the folder, or its number in the `.npz` file, from 1.
     """
 
     x: np.ndarray
@@ -114,6 +115,7 @@ class Labelled(NamedTuple):
     tests: int
     classes: tuple[str, ...]
     notes: tuple[str, ...]
+    origin: np.ndarray
 
 
 def read_folder(root: Path, *, size: int) -> Labelled:
@@ -135,7 +137,8 @@ def read_folder(root: Path, *, size: int) -> Labelled:
     notes = [f"{len(x)} images made {size}×{size} pixels"]
     if given and (others := [name for name in names if name not in ("train", "test")]):
         notes.append(f"folders beside train and test left out: {', '.join(others)}")
-    return Labelled(x, np.array([label for label, _ in listed]), len(files[1]), (), tuple(notes))
+    origin = np.array([str(file.relative_to(root)) for _, file in listed])
+    return Labelled(x, np.array([label for label, _ in listed]), len(files[1]), (), tuple(notes), origin)
 
 
 def decode(files: Sequence[Path], *, size: int) -> np.ndarray:
@@ -223,7 +226,7 @@ def read_npz(path: Path) -> Labelled:
             f"{path}: classes names {len(classes)} classes, so y must hold the numbers 0 to {len(classes) - 1}, "
             f"each at least once; it holds {', '.join(map(str, np.unique(y)[:20]))}: correct one of them"
         )
-    return Labelled(x, y, tests, classes, ())
+    return Labelled(x, y, tests, classes, (), np.arange(len(y)) + 1)
 
 
 def _images_and_labels(

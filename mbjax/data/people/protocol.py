@@ -167,7 +167,9 @@ def identification(listed: Listed, protocol: Protocol, *, seed: int) -> Dataset:
         numbers, y = np.unique(listed.identity[rows], return_inverse=True)
         names[part] = tuple(listed.names[number] for number in numbers)
         group = listed.group[listed.identity[rows]].astype(np.int32)
-        splits[part] = Split(store.images(rows), y.astype(np.int32), group)
+        files = [] if part == "train" else [listed.files[row] for row in rows.tolist()]  # of those that are scored
+        origin = np.array([f"{file.parent.name}/{file.name}" for file in files]) if files else None
+        splits[part] = Split(store.images(rows), y.astype(np.int32), group, origin=origin)
     everyone = sorted(name for part in names.values() for name in part)
     for name, other in itertools.pairwise(everyone):
         if name == other:

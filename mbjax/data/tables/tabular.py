@@ -158,7 +158,7 @@ def from_frame(
         if count := np.count_nonzero(frame[name].isna()):
             by = "median" if name in numbers else "most frequent value"
             column_notes.append(f"column {name!r}: {count} missing values imputed by the {by}")
-    splits = {name: Split(x[i], y[i]) for name, i in index.items()}
+    splits = {name: Split(x[i], y[i], origin=i + 1) for name, i in index.items()}
     overlap = len(index["test"]) / (len(y) - len(index["test"]))
     blank_notes = [f"column {name!r}: numbers, some of them left blank" for name in spelled]
     notes = (*notes, *label_notes, *blank_notes, *column_notes)
