@@ -185,7 +185,7 @@ def test_rows_of_older_versions_without_checksums_stay(run, said):
 
 
 def test_any_flipped_bit_of_a_run_leads_to_the_same_scores_or_is_said(finished, tmp_path, said, caplog):
-    """The quick part of tests/robustness/flips.py."""
+    """The quick part of tests/robustness/batteries.py flips."""
     files = [f.relative_to(finished[0]) for f in sorted(finished[0].rglob("*")) if f.is_file() and f.stat().st_size]
     files = [f for f in files if f.suffix != ".png" and f.name != "predictions.npz"]
     random = np.random.default_rng(1)
