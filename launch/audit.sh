@@ -5,4 +5,4 @@ source "$(dirname "$0")/setup.sh" dev
 tools=${XDG_CACHE_HOME:-$HOME/.cache}/mbjax/audit
 [ -x "$tools/bin/pip-audit" ] || { python3 -m venv "$tools" && "$tools/bin/pip" install --quiet pip-audit; }
 .venv/bin/python -m pip freeze --exclude-editable >"$tools/installed.txt"
-exec "$tools/bin/pip-audit" --no-deps --disable-pip --requirement "$tools/installed.txt"
+exec "$tools/bin/pip-audit" --strict --no-deps --disable-pip --requirement "$tools/installed.txt"
