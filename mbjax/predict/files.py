@@ -1,4 +1,7 @@
-"""A predictor's folder: `model.json`, all but the weights, and `weights.safetensors`. Reading them runs no code."""
+"""A predictor's folder: `model.json`, all but the weights, and `weights.safetensors`.
+
+Reading them runs no code but that of a network of the user's own, which is named as `MODULE:NAME`.
+"""
 
 import hashlib
 import json
@@ -6,17 +9,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 import mbjax
 from mbjax import atomic
 from mbjax.data import preprocessing
+from mbjax.data.arrays import Arrays
 from mbjax.evaluation.decisions import Decision
 from mbjax.predict.predictor import Predictor
-from mbjax.types import UserError
+from mbjax.types import UserError, first_line
 
 FORMAT = 1
 """The format that is written. Every one from 1 on is read."""
@@ -81,27 +85,58 @@ def load(folder: str | os.PathLike[str]) -> Predictor:
     if hashlib.sha256(weights).hexdigest() != about["weights"]["sha256"]:
         raise UserError(f"{place}: {ABOUT} and {WEIGHTS} do not belong together: copy both from one folder")
     try:
-        variables = traverse_util.unflatten_dict(safetensors.load(weights), sep="/")
-        return Predictor(
-            model={name: tuple(v) if isinstance(v, list) else v for name, v in about["model"].items()},
-            variables=variables,
-            preprocessing=preprocessing.from_dict(about["preprocessing"]),
-            classes=tuple(about["classes"]),
-            priors=np.array(about["priors"]),
-            sampled_priors=np.array(about["sampled_priors"]),
-            temperature=about["temperature"],
-            decision=Decision.from_dict(about["decision"]),
-            labels=None if about["labels"] is None else np.array(about["labels"]),
-        )
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise UserError(f"{place} is no model that mbjax wrote ({type(error).__name__}: {error})") from None
+        predictor = _build(about, weights)
+        _try(predictor)
+    except UserError:
+        raise
+    except Exception as error:  # whatever files that only look like a model make of it
+        raise UserError(f"{place} is no model that mbjax wrote ({type(error).__name__}: {first_line(error)})") from None
+    return predictor
+
+
+def _build(about: dict[str, Any], weights: bytes) -> Predictor:
+    return Predictor(
+        model={name: tuple(v) if isinstance(v, list) else v for name, v in about["model"].items()},
+        variables=traverse_util.unflatten_dict(safetensors.load(weights), sep="/"),
+        preprocessing=preprocessing.from_dict(about["preprocessing"]),
+        classes=tuple(about["classes"]),
+        priors=np.array(about["priors"], np.float64),
+        sampled_priors=np.array(about["sampled_priors"], np.float64),
+        temperature=float(about["temperature"]),
+        decision=Decision.from_dict(about["decision"]),
+        labels=None if about["labels"] is None else np.array(about["labels"]),
+    )
+
+
+def _try(predictor: Predictor) -> None:
+    """Goes the way of a row as far as it costs next to nothing: what does not fit together shows when it is read.
+
+    Raises:
+      Exception: of any kind, where it does not.
+    """
+    made, count = predictor.preprocessing, len(predictor.classes)
+    shape = made.shape if isinstance(made, Arrays) else made.transform(made.empty_row()).shape[1:]
+    like = jax.ShapeDtypeStruct((1, *shape), made.dtype if isinstance(made, Arrays) else np.float32)
+    logits = jax.eval_shape(predictor._apply, predictor.variables, like)
+    if logits.shape != (1, 1 if count == 2 else count):
+        raise ValueError(f"outputs {list(logits.shape[1:])} for {count} classes")
+    for priors in (predictor.priors, predictor.sampled_priors):
+        if priors.shape != (count,) or not (np.isfinite(priors) & (priors >= 0)).all():
+            raise ValueError(f"priors {priors}")
+    if not 0 < predictor.temperature < np.inf:
+        raise ValueError(f"temperature {predictor.temperature}")
+    if not all(isinstance(name, str) for name in predictor.classes):
+        raise TypeError("classes that are no text")
+    if predictor.labels is not None and predictor.labels.shape != (count,):
+        raise ValueError(f"labels {list(predictor.labels.shape)} for {count} classes")
+    predictor.classes_of(predictor.calibrate(np.full((1, count), 1 / count)))
 
 
 def _read_about(file: Path) -> dict[str, Any]:
     try:
-        about = json.loads(file.read_text())
+        about = json.loads(file.read_text(encoding="utf-8"))
         version = int(about["format"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise UserError(f"{file} is cut off or damaged: copy it again, or train again") from None
     if version > FORMAT:
         raise UserError(

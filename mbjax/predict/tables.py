@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mbjax.data.tables import unpacked
 from mbjax.data.tables.columns import TableColumns
 from mbjax.options import listed
 from mbjax.types import UserError
@@ -86,11 +87,19 @@ def _read_csv(path: Path, columns: TableColumns, rows: int) -> Iterator[pd.DataF
     # Strings stay as they are spelled: a chunk of a column of codes may hold nothing but digits.
     text: dict[Any, Any] = {category.name: str for category in columns.categories}
     try:
-        with pd.read_csv(path, chunksize=rows, dtype=text, low_memory=False) as reader:
-            yield from reader
+        with (
+            unpacked.opened(path) as source,
+            pd.read_csv(source, chunksize=rows, dtype=text, low_memory=False) as reader,
+        ):
+            for frame in reader:
+                yield frame
+                if isinstance(source, unpacked.Unpacked):
+                    source.taken = 0  # memory has to hold a chunk
     except pd.errors.EmptyDataError:
         raise UserError(f"{path} is empty: a line of column names is needed") from None
-    except (ValueError, OSError, EOFError) as error:  # the errors of pandas and the codecs derive from these
+    except UserError:
+        raise
+    except Exception as error:  # whatever pandas and the decompressors raise of a damaged file
         raise _unreadable(path, error) from None
 
 

@@ -1,12 +1,15 @@
 """Checkpoints: the whole `TrainState`, and what data it was trained on, through orbax."""
 
+import contextlib
 import errno
+import gc
 import hashlib
 import itertools
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -91,20 +94,25 @@ class Checkpoints:
         """
         steps = self.steps()[::-1]
         for step in steps:
-            state, reason = like, ""
-            try:
-                state = self._read(step, like)
-            except (UserError, MemoryError, jax.errors.JaxRuntimeError):  # the last is a device's memory that is full
-                raise
-            except Exception as error:  # whatever a truncated file makes orbax and its storage raise
-                self._check_readable(step)
-                reason = first_line(error)
-            if not hosts.any_of(bool(reason)):
-                return state
-            self._set_aside(step, reason or "another process cannot read it")
+            with _without_remains():
+                state, reason = self._try(step, like)
+                if not hosts.any_of(bool(reason)):
+                    return state
+                self._set_aside(step, reason or "another process cannot read it")
+                gc.collect()
         if steps and hosts.is_primary():
             log.warning("no checkpoint in %s can be read: training starts from the beginning", self._manager.directory)
         return like
+
+    def _try(self, step: int, like: TrainState) -> tuple[TrainState, str]:
+        """The state of a step, or `like` and the reason why it cannot be had."""
+        try:
+            return self._read(step, like), ""
+        except (UserError, MemoryError, jax.errors.JaxRuntimeError):  # the last is a device's memory that is full
+            raise
+        except Exception as error:  # whatever a truncated file makes orbax and its storage raise
+            self._check_readable(step)
+            return like, first_line(error)
 
     def _read(self, step: int, like: TrainState) -> TrainState:
         run = self._restore_item(step, run=ocp.args.JsonRestore())  # pyright: ignore[reportCallIssue]
@@ -168,6 +176,20 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _without_remains() -> Iterator[None]:
+    """Does not let the interpreter print the traces of what is left over.
+
+    Where the first array cannot be read, orbax leaves the others' reads behind. They fail in threads and when they are
+    collected, which nobody can catch.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:

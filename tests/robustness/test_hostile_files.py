@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import pathlib
 import struct
@@ -19,8 +20,10 @@ from PIL import Image
 
 from mbjax.data import sources
 from mbjax.data.images import cifar10, host_images, labelled
-from mbjax.data.tables import table_files, table_reader, tabular
+from mbjax.data.tables import table_files, table_reader, tabular, unpacked
+from mbjax.data.tables.columns import TableColumns
 from mbjax.options import SEED
+from mbjax.predict import tables as predict_tables
 from mbjax.sampling import make_stream
 from mbjax.train import loop
 from mbjax.types import Split, UserError
@@ -45,6 +48,69 @@ def test_a_damaged_compressed_table_is_one_line(ending, damage, tmp_path):
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"^\S+ cannot be read as a table: [^\n]+$"):
         tabular.read_table(file)
+
+
+PACKERS = (".csv.gz", ".csv.xz", ".csv.bz2", ".csv.zip", ".csv.tar.gz")
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+@pytest.mark.parametrize("content", ["many rows", "one endless value"])
+def test_a_small_file_that_unpacks_to_more_than_memory_is_refused_before(ending, content, tmp_path, monkeypatch):
+    file, read, free = tmp_path / f"a{ending}", [], 2**20
+    rows = 2**18 if content == "many rows" else 1
+    text = "x,y\n" + "1,a\n" * rows if rows > 1 else "x,y\n" + "1" * 2**22
+    data = tmp_path / "a.csv"
+    data.write_text(text)
+    pack(data, file)
+    whole = unpacked.Unpacked.read
+
+    def counted(self: Any, size: int | None = -1, /) -> bytes:
+        part = whole(self, size)
+        read.append(len(part))
+        return part
+
+    monkeypatch.setattr(unpacked, "free_memory", lambda: free)
+    monkeypatch.setattr(unpacked.Unpacked, "read1", counted)
+    with pytest.raises(UserError, match=rf"^{file} unpacks to a table that takes 0.0 GiB of memory or more, 0.0 GiB"):
+        tabular.read_table(file)
+    assert sum(read) < free
+    tabular.read_table(data)  # what is not compressed is as large as it looks
+
+
+def pack(file: pathlib.Path, packed: pathlib.Path) -> None:
+    ending = packed.suffix
+    if ending == ".zip":
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(file, file.name)
+    elif ".tar" in packed.suffixes:
+        with tarfile.open(packed, "w:gz") as archive:
+            archive.add(file, file.name)
+    else:
+        packed.write_bytes(COMPRESS[ending](file.read_bytes()))
+
+
+def test_a_parquet_file_that_unpacks_to_more_than_memory_is_refused(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"x": [0.0] * 10_000, "y": ["a", "b"] * 5_000}), tmp_path / "a.parquet")
+    assert len(tabular.read_table(tmp_path / "a.parquet")) == 10_000
+    monkeypatch.setattr(unpacked, "free_memory", lambda: 100_000)
+    with pytest.raises(UserError, match=r"a.parquet unpacks to a table that takes 0.0 GiB"):
+        tabular.read_table(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_a_compressed_table_is_the_plain_one_also_in_chunks_that_memory_holds(ending, tmp_path, monkeypatch):
+    plain, packed = tmp_path / "a.csv", tmp_path / f"b{ending}"
+    plain.write_text("x,é,y\n" + "".join(f"{n / 7},{'ü' * (n % 3)},{'ab'[n % 2]}\n" for n in range(60_000)))
+    pack(plain, packed)
+    wanted = tabular.read_table(plain)
+    pd.testing.assert_frame_equal(tabular.read_table(packed), wanted)
+    columns = TableColumns.fit(wanted, numbers=["x"], categories=["é"], ignored=("y",))
+    monkeypatch.setattr(unpacked, "free_memory", lambda: 2**22)  # reads are of 256 KiB, which may take 2 MiB
+    frames = [frame for frame, _ in predict_tables.read(packed, columns, rows=1000)]
+    assert len(frames) == 60
+    assert pd.concat(frames).x.tolist() == wanted.x.tolist()
+    with pytest.raises(UserError, match="unpacks to a table that takes"):
+        list(predict_tables.read(packed, columns, rows=60_000))
 
 
 COLUMNS: dict[str, Any] = {
@@ -208,6 +274,45 @@ def test_too_many_open_files_are_no_bad_image(tmp_path, monkeypatch):
     monkeypatch.setattr(labelled.Image, "open", fail)
     with pytest.raises(OSError, match="Too many open files"):
         host_images.decode([tmp_path / "a.png"], size=4)
+
+
+@pytest.fixture
+def prepared(tmp_path) -> pathlib.Path:
+    """Five images in one file."""
+    for number in range(5):
+        Image.new("RGB", (4, 4), (number, 7 * number, 50)).save(tmp_path / f"{number}.png")
+    host_images.prepare(sorted(tmp_path.glob("*.png")), tmp_path / "all.npy", size=4, max_bad_share=0)
+    return tmp_path / "all.npy"
+
+
+def open_again(path: pathlib.Path) -> host_images.PreparedImages:
+    files = sorted(path.parent.glob("*.png"))
+    return host_images.PreparedImages(path, digest=host_images.digest(files, size=4))
+
+
+@pytest.mark.parametrize("rows", [[[0, 3], [1, 1]], slice(0, 4), np.array([2, -2])])
+def test_a_changed_byte_of_a_prepared_image_is_named_when_that_image_is_read(rows, prepared):
+    whole = open_again(prepared)[:]
+    content = bytearray(prepared.read_bytes())
+    content[128 + 3 * 48 + 5] ^= 1
+    prepared.write_bytes(content)
+    changed = open_again(prepared)
+    for _ in range(2):  # the second time it is no better
+        np.testing.assert_array_equal(changed[[4, 0, 0]], whole[[4, 0, 0]])
+        with pytest.raises(UserError, match=r"^image -?[32] in \S+all.npy is not what was written there: delete it"):
+            changed[rows]
+
+
+def test_prepared_images_of_older_versions_have_no_checksums_and_are_read(prepared):
+    beside, whole = prepared.with_suffix(".json"), open_again(prepared)[:]
+    about = json.loads(beside.read_text())
+    for sums in ("00", "zz", 3):
+        beside.write_text(json.dumps({**about, "checksums": sums}))
+        with pytest.raises(UserError, match=r"all.npy cannot be read as prepared images"):
+            open_again(prepared)
+    del about["checksums"]
+    beside.write_text(json.dumps(about))
+    np.testing.assert_array_equal(open_again(prepared)[:], whole)
 
 
 # Hangs and floods, and values at the edges.

@@ -5,6 +5,7 @@ import json
 import logging
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,7 @@ from mbjax.train import checkpoint
 from mbjax.train.folder import Folder
 from mbjax.types import UserError
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Creating legend with loc"),  # matplotlib's, on a machine that is busy
-    # Orbax closes its event loop when the first array cannot be read, and the others' threads find it closed.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """What Orbax leaves behind is collected here, and not in the test that comes next."""
-    yield
-    gc.collect()
+pytestmark = pytest.mark.filterwarnings("ignore:Creating legend with loc")  # matplotlib's, on a machine that is busy
 
 
 def small_config() -> Any:
@@ -185,7 +175,7 @@ def test_rows_of_older_versions_without_checksums_stay(run, said):
 
 
 def test_any_flipped_bit_of_a_run_leads_to_the_same_scores_or_is_said(finished, tmp_path, said, caplog):
-    """The quick part of tests/robustness/flips.py."""
+    """The quick part of tests/robustness/batteries.py flips."""
     files = [f.relative_to(finished[0]) for f in sorted(finished[0].rglob("*")) if f.is_file() and f.stat().st_size]
     files = [f for f in files if f.suffix != ".png" and f.name != "predictions.npz"]
     random = np.random.default_rng(1)
@@ -203,6 +193,23 @@ def test_any_flipped_bit_of_a_run_leads_to_the_same_scores_or_is_said(finished, 
         except UserError:
             continue
         assert result["test"] == finished[1]["test"], file
+
+
+@pytest.mark.parametrize("place", [189, 700, 1210])
+def test_what_orbax_leaves_of_a_damaged_checkpoint_prints_no_traces(place, run, said, monkeypatch):
+    """The first array cannot be described, so the others' reads are left behind, and fail later."""
+    folder, result = run
+    (folder / "result.json").unlink()
+    (file,) = (folder / "checkpoints/20/state/array_metadatas").iterdir()
+    content = bytearray(file.read_bytes())
+    content[place % len(content)] ^= 128
+    file.write_bytes(content)
+    left: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", left.append)
+    assert train.train_and_evaluate(small_config(), folder)["test"] == result["test"]
+    gc.collect()
+    assert not left
+    assert said()[0].startswith("checkpoint 20 is damaged ('utf-8' codec can't decode byte")
 
 
 # Results of comparisons.

@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import threading
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from mbjax.types import HostArray, UserError, first_line
 
 log = logging.getLogger("mbjax")
 _CHUNK = 1024  # images held at a time where all of them are gone through
+_MEND = "delete it to have it made anew, or choose another with --config.data.prepared"
 _TASK = 8  # images that a thread takes at a time: a task of one small image would mostly be bookkeeping
 
 
@@ -198,6 +200,8 @@ class ImageFiles:
 class PreparedImages:
     """A prepared file (see `prepare`) as a `HostArray`: memory-mapped, what is read is a copy.
 
+    Each image is checked by its checksum when it is read for the first time; files of older versions have none.
+
     Args:
       path: the `.npy` file; its `.json` file lies beside it.
       digest: of the images that it must hold; see `mbjax.data.images.host_images.digest`.
@@ -210,25 +214,42 @@ class PreparedImages:
     """
 
     def __init__(self, path: Path, *, digest: str):
-        mend = "delete it to have it made anew, or choose another with --config.data.prepared"
+        self._path = path
         try:
             about = json.loads(_beside(path).read_text())
             self.digest, self.bad = str(about["digest"]), tuple(int(number) for number in about["bad"])
             self._x = np.load(path, mmap_mode="r", allow_pickle=False)
             if self._x.dtype != np.uint8 or self._x.ndim != 4:
                 raise ValueError(f"it is {self._x.dtype} {self._x.shape}")
+            sums = bytes.fromhex(about["checksums"]) if "checksums" in about else None
+            self._sums = None if sums is None else np.frombuffer(sums, "<u4")
+            if self._sums is not None and len(self._sums) != len(self._x):
+                raise ValueError(f"it has {len(self._x)} images and {len(self._sums)} checksums")
+            self._checked = np.full(len(self._x), self._sums is None)
         except Exception as error:  # whatever a hostile header makes NumPy raise
-            raise UserError(f"{path} cannot be read as prepared images ({first_line(error)}): {mend}") from None
+            raise UserError(f"{path} cannot be read as prepared images ({first_line(error)}): {_MEND}") from None
         if self.digest != digest:
-            raise UserError(f"{path} was prepared from other images, or in another size: {mend}")
+            raise UserError(f"{path} was prepared from other images, or in another size: {_MEND}")
         self.shape, self.dtype, self.block = self._x.shape, self._x.dtype, 1
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """The images at `rows` (integers of any shape, or a slice), `[*rows.shape, size, size, 3]` uint8."""
-        return np.array(self._x[rows])
+        """The images at `rows` (integers of any shape, or a slice), `[*rows.shape, size, size, 3]` uint8.
+
+        Raises:
+          UserError: one of them is not what was written.
+        """
+        x = np.array(self._x[rows])
+        index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows).reshape(-1)
+        images = x.reshape(-1, *self.shape[1:])
+        for number in np.flatnonzero(~self._checked[index]).tolist():
+            row = int(index[number])
+            if self._sums is not None and zlib.crc32(images[number]) != self._sums[row]:
+                raise UserError(f"image {row} in {self._path} is not what was written there: {_MEND}")
+            self._checked[row] = True
+        return x
 
 
 class Rows:
@@ -279,9 +300,10 @@ def prepare(files: Sequence[Path], path: Path, *, size: int, max_bad_share: floa
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic.writing(path) as stream:
-            bad = _write_images(stream, files, size=size, max_bad_share=max_bad_share, threads=threads)
+            bad, sums = _write_images(stream, files, size=size, max_bad_share=max_bad_share, threads=threads)
             stream.flush()  # a full disk shows here, before there is a .json file
             about = {"digest": digest(files, size=size), "bad": sorted(bad), "images": len(files)}
+            about["checksums"] = np.array(sums, "<u4").tobytes().hex()
             atomic.write_text(_beside(path), json.dumps(about))
     except OSError as error:
         room = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
@@ -293,17 +315,19 @@ def prepare(files: Sequence[Path], path: Path, *, size: int, max_bad_share: floa
 
 def _write_images(
     stream: BinaryIO, files: Sequence[Path], *, size: int, max_bad_share: float, threads: int
-) -> dict[int, str]:
-    """Writes the array; returns why some images could not be read, by their numbers."""
+) -> tuple[dict[int, str], list[int]]:
+    """Writes the array; returns why some images could not be read, by their numbers, and each image's checksum."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), size, size, 3)}
     # Not a writable memory map: on a full disk that ends the process, without an exception.
     np.lib.format.write_array_header_1_0(stream, header)
     bad: dict[int, str] = {}
+    sums: list[int] = []
     for start, part in _chunks(files, size, threads):
         bad |= _counted(start, part)
         check_share({str(files[number]): why for number, why in bad.items()}, len(files), max_bad_share)
         _write(stream, part.x)
-    return bad
+        sums += [zlib.crc32(image) for image in part.x]
+    return bad, sums
 
 
 def _write(stream: BinaryIO, x: np.ndarray) -> None:

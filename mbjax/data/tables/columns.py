@@ -54,6 +54,12 @@ class Category:
     missing: int = -1
     boolean: bool = False
 
+    def __post_init__(self):
+        if not all(
+            isinstance(place, int) and -1 <= place < self.width for place in (*self.places.values(), self.missing)
+        ):
+            raise ValueError(f"column {self.name!r} has places that are none of its {self.width} features")
+
 
 @dataclasses.dataclass(frozen=True)
 class TableColumns:
@@ -136,6 +142,10 @@ class TableColumns:
     @functools.cached_property
     def _known(self) -> set[str]:
         return {*self.columns, *self.ignored}
+
+    def empty_row(self) -> pd.DataFrame:
+        """A row of which every value is missing."""
+        return pd.DataFrame([[np.nan] * len(self.used)], columns=list(self.used))
 
     def transform(self, frame: pd.DataFrame, *, source: str = "the table", start: int = 0) -> np.ndarray:
         """The features of a table, `[n, features]` float32.

@@ -11,6 +11,7 @@ from pandas.api import types as dtypes
 
 from mbjax.data.sources import DIR_OPTION, PATH_OPTION, find_own
 from mbjax.data.splits import STRATIFY, TEST_SHARE, VALIDATION_SHARE, encode_labels, split_indices
+from mbjax.data.tables import unpacked
 from mbjax.data.tables.columns import MAX_CATEGORIES, TableColumns, as_numbers, numbers_with_blanks
 from mbjax.options import TEXT, TEXTS, Option, listed
 from mbjax.types import Dataset, Split, UserError, first_line
@@ -68,12 +69,14 @@ def read_table(path: Path) -> pd.DataFrame:
     """Reads a CSV or Parquet file, as its name's ending tells.
 
     Raises:
-      UserError: another ending, a file that cannot be parsed, or no rows.
+      UserError: another ending, a file that cannot be parsed, one that unpacks to more than memory holds, or no rows.
     """
     if ".csv" not in path.suffixes and path.suffix != ".parquet":
         raise UserError(f"{path}: a file that ends in .csv, .csv.gz or .parquet is needed")
     try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
+        frame = _read(path)
+    except UserError:
+        raise
     except pd.errors.EmptyDataError:
         frame = pd.DataFrame()
     except Exception as error:  # whatever pandas, pyarrow and the decompressors raise of a damaged file
@@ -84,6 +87,14 @@ def read_table(path: Path) -> pd.DataFrame:
     if not frame.columns.is_unique:
         raise UserError(f"{path} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}: rename one")
     return frame
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if path.suffix == ".parquet":
+        unpacked.check_parquet(path)
+        return pd.read_parquet(path)
+    with unpacked.opened(path) as source:
+        return pd.read_csv(source, low_memory=False)
 
 
 def read_official(path: Path, columns: Sequence[str]) -> pd.DataFrame:
