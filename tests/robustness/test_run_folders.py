@@ -128,7 +128,7 @@ def test_damaged_metrics_are_left_out_kept_aside_and_named(run, said):
     change_a_digit(folder / "metrics.jsonl", "step")
     broken = (folder / "metrics.jsonl").read_bytes()
     with pytest.raises(UserError, match=r"metrics.jsonl has a damaged line \(its checksum does not match\)"):
-        report.plots._rows(folder)
+        report.plots.metrics_rows(folder)
     assert train.train_and_evaluate(small_config(), folder)["test"] == result["test"]
     assert rows(folder) == before[1:]
     assert (folder / "metrics.jsonl.damaged").read_bytes() == broken
