@@ -15,7 +15,7 @@ memory of the process, and a call of `predict_proba` on one row.
 
 import argparse
 import contextlib
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -95,24 +95,29 @@ def scoring(rows: int) -> None:
             model.predict_proba(one)
         print(f"one row: {(time.perf_counter() - start) / 200 * 1000:.2f} ms")
         for suffix, read in ((".csv", "read_csv"), (".parquet", "read_parquet")):
-            file = folder / f"rows{suffix}"
+            file, out = folder / f"rows{suffix}", folder / f"scores{suffix}"
             _write(file, rows)
-            command = f"import pandas; print(len(pandas.{read}({str(file)!r})))"
-            seconds = _timed([sys.executable, "-c", command])
-            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-            out = folder / f"scores{suffix}"
-            own = _timed([sys.executable, "-m", "mbjax", "predict", str(folder / "model"), str(file), f"--out={out}"])
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-            memory = f"{peak / 2**20:.2f} GiB" if peak > before else f"less than pandas' {before / 2**20:.2f} GiB"
-            print(f"{rows:,} rows of {suffix}: pandas reads {seconds:.1f} s, mbjax predict {own:.1f} s, {memory}")
+            seconds, memory = _timed("-c", f"import pandas; pandas.{read}({str(file)!r})")
+            print(f"{rows:,} rows of {suffix}: pandas reads them in {seconds:.1f} s, {memory:.2f} GiB")
+            command = f"import mbjax; mbjax.load({str(folder / 'model')!r}).predict_proba({str(file)!r})"
+            scored, memory = _timed("-c", command)
+            print(
+                f"predict_proba reads and scores them in {scored:.1f} s, {scored / seconds:.2f} times, {memory:.2f} GiB"
+            )
+            written, memory = _timed("-m", "mbjax", "predict", str(folder / "model"), str(file), f"--out={out}")
+            print(f"mbjax predict writes them, too: {written:.1f} s, {written / seconds:.2f} times, {memory:.2f} GiB")
             file.unlink()
             out.unlink()
 
 
-def _timed(command: list[str]) -> float:
+def _timed(*arguments: str) -> tuple[float, float]:
+    """The seconds of a Python process, and its largest memory in GiB."""
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{arguments} ended with status {status}")
+    return time.perf_counter() - start, used.ru_maxrss / 2**20
 
 
 def _rows(count: int, seed: int) -> pd.DataFrame:
