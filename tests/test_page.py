@@ -42,7 +42,7 @@ class Reader(html.parser.HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        own = dict(attrs)
+        own: dict[str, Any] = dict(attrs)
         self.tags.append((tag, own))
         if tag == "data":
             self._open = (own["data-name"], float(own["value"]))
@@ -68,7 +68,7 @@ def read_back(folder: pathlib.Path, **documents: Any) -> Reader:
     for path, value, shown in reader.numbers:
         assert find(path) == value, path
         text = shown.replace(",", "").replace("\N{MINUS SIGN}", "-").lstrip("+")
-        number, unit = re.fullmatch(r"(-?[\d.]+(?:e-?\d+)?)\s*(%|s|ms|min|h)?", text).groups()
+        ((number, unit),) = re.findall(r"^(-?[\d.]+(?:e-?\d+)?)\s*(%|s|ms|min|h)?$", text)
         scale = {"%": 100, "ms": 1000, "min": 1 / 60, "h": 1 / 3600}.get(unit, 1)
         digits = len(number.partition("e")[0].partition(".")[2])
         step = 10.0**-digits if "e" not in number else abs(float(number)) * 1e-5
@@ -154,7 +154,7 @@ def test_a_page_says_what_is_true_of_its_predictions(run, table):
     about, result = (json.loads((run / name).read_text()) for name in ("report.json", "result.json"))
     model, frame = mbjax.load(run), pd.read_csv(table)
     dataset = data.load("tabular", seed=0, path=str(table), target="label", validation_share=0.25, test_share=0.3)
-    rows = frame.iloc[dataset.test.origin - 1]
+    rows = frame.iloc[np.asarray(dataset.test.origin) - 1]
     p = model.predict_proba(rows)
     y = (rows["label"] == BAD).to_numpy().astype(int)
     decided = p[:, 1] >= result["decision"]["threshold"]

@@ -91,13 +91,14 @@ def as_network(
     """
     counts = dataset.class_counts
     priors, classes = counts / counts.sum(), len(counts)
-    head = {"kernel": fitted.coef_.T.astype(np.float32), "bias": fitted.intercept_.astype(np.float32)}
+    weights, bias = np.asarray(fitted.coef_), np.asarray(fitted.intercept_)
+    head = {"kernel": weights.T.astype(np.float32), "bias": bias.astype(np.float32)}
     sampled = np.full(classes, 1 / classes) if balanced else priors
     held, validation = dataset.splits.get("validation"), None
     if held is not None:
         validation = calibration.shift_priors(baselines.predict(fitted, held.x), sampled, priors), held.y
     return Predictor(
-        model={"name": "mlp", "hidden": (), "dropout": (), "head": "linear", "outputs": len(fitted.coef_)},
+        model={"name": "mlp", "hidden": (), "dropout": (), "head": "linear", "outputs": len(weights)},
         variables={"params": {"Dense_0": head}},
         preprocessing=preprocessing.of(dataset),
         classes=dataset.classes,

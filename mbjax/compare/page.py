@@ -81,14 +81,14 @@ def write(out: pathlib.Path, compared: Compared) -> dict[str, Any]:
 def facts_of(compared: Compared) -> dict[str, Any]:
     """The numbers of the page, as JSON can hold them."""
     rows, lines = compared.rows, compared.lines
-    runs = tables_lib.frame_of(lines)
+    runs: Any = tables_lib.frame_of(lines)
     score = tables_lib.score_of(runs)
     tuned = f"validation_{score}" in runs
-    chosen = tables_lib.choose(runs, score, compared.select)
+    chosen: Any = tables_lib.choose(runs, score, compared.select)
     groups = {name: chosen[chosen["row"] == name].set_index("seed") for name in tables_lib.shown(chosen, rows)}
-    means = pd.Series({name: group[f"test_{score}"].mean() for name, group in groups.items()})
+    means: Any = pd.Series({name: group[f"test_{score}"].mean() for name, group in groups.items()})
     by_validation = tuned and compared.select == "validation"
-    merit = tables_lib.judged(runs)[[*groups]] if by_validation else means
+    merit: Any = tables_lib.judged(runs)[[*groups]] if by_validation else means
     facts = {
         "score": score, "title": tables_lib.TITLES.get(score, score.replace("_", " ")), "task": compared.task,
         "by": "validation" if by_validation else "test",
@@ -113,7 +113,7 @@ def facts_of(compared: Compared) -> dict[str, Any]:
 
 
 def advise(
-    groups: Mapping[str, pd.DataFrame], rows: Mapping[str, Row], merit: pd.Series, column: str, overlap: float
+    groups: Mapping[str, Any], rows: Mapping[str, Row], merit: Any, column: str, overlap: float
 ) -> dict[str, Any]:
     """What to use: the simplest row that none is better than beyond its error.
 
@@ -158,7 +158,7 @@ def advise(
 
 def _row(
     name: str,
-    groups: Mapping[str, pd.DataFrame],
+    groups: Mapping[str, Any],
     compared: Compared,
     facts: Mapping[str, Any],
     tuned: bool,
@@ -185,7 +185,7 @@ def _row(
     return about
 
 
-def _mean(values: pd.Series) -> tuple[float, float | None]:
+def _mean(values: Any) -> tuple[float, float | None]:
     return float(values.mean()), _finite(values.sem()) if len(values) > 1 else None
 
 
@@ -194,7 +194,7 @@ def _finite(value: float) -> float | None:
 
 
 def _controls(
-    groups: Mapping[str, pd.DataFrame], rows: Mapping[str, Row], column: str, compared: Compared
+    groups: Mapping[str, Any], rows: Mapping[str, Row], column: str, compared: Compared
 ) -> list[dict[str, Any]]:
     """MetaBalance minus naive training and each of its controls: where its gain, if any, comes from."""
     found = []

@@ -163,7 +163,7 @@ def best_baseline(runs: pd.DataFrame, rows: Mapping[str, Row]) -> str:
     def is_candidate(name: str) -> bool:  # rows with a weight decay of their own had one choice more
         return rows[name].family == "baseline" and "optimizer.weight_decay" not in rows[name].changes
 
-    baselines = runs[runs["row"].map(is_candidate)]
+    baselines: Any = runs[runs["row"].map(is_candidate)]
     return str(judged(baselines if len(baselines) else runs).idxmax())
 
 

@@ -52,7 +52,7 @@ def precision_recall(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, at:
         keep = _thinned(len(recall))
         axes.step(recall[keep], precision[keep], where="post", color=color, label=name)
         axes.axhline(
-            np.mean(hits),
+            float(np.mean(hits)),
             color=color,
             linestyle=":",
             linewidth=1,

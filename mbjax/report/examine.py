@@ -85,7 +85,7 @@ class _Gathered:
         own = np.arange(len(x))
         for place, features in enumerate(self._columns):
             if not np.array_equal(rows[:, place], own):
-                x[:, features] = self._x[np.ix_(rows[:, place], features)]
+                x[:, features] = self._x[rows[:, place][:, None], features]
         return calibration.from_logits(self._logits(x))
 
 
@@ -156,7 +156,7 @@ def thumbnail(image: np.ndarray) -> str:
     """An image, `[height, width, 1 or 3]`, uint8 or floats, as a PNG in a data URI."""
     if image.dtype != np.uint8:
         low, high = float(image.min()), float(image.max())
-        image = np.uint8((image - low) / max(high - low, 1e-9) * 255)
+        image = ((image - low) / max(high - low, 1e-9) * 255).astype(np.uint8)
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
     stream = io.BytesIO()

@@ -6,7 +6,7 @@ import pathlib
 import re
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from markupsafe import Markup
@@ -29,7 +29,7 @@ PALETTE: dict[str, tuple[str, str]] = {
 INK, MUTED, LINE, BLUE, RED, GREEN, GREY = (
     PALETTE[name][0] for name in ("ink", "muted", "line", "blue", "red", "green", "grey")
 )
-_RC = {
+_RC: Any = {
     "axes.axisbelow": True, "axes.edgecolor": MUTED, "axes.facecolor": "none", "axes.grid": True,
     "axes.labelcolor": INK, "axes.spines.right": False, "axes.spines.top": False, "axes.titlecolor": INK,
     "figure.constrained_layout.use": True, "figure.facecolor": "none", "font.size": 9, "grid.color": LINE,

@@ -18,10 +18,10 @@ def measure() -> Iterator[Callable[[], float]]:
     """
     spans: list[tuple[float, float]] = []
 
-    def note(event: str, duration: float, **_: Any) -> None:
+    def note(event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith(_PART):
             now = time.monotonic()
-            spans.append((now - duration, now))
+            spans.append((now - duration_secs, now))
 
     def seconds() -> float:
         total, end = 0.0, 0.0
