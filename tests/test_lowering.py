@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from jax import export
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from mbjax import config as config_lib
 from mbjax import methods, models, train
@@ -72,7 +72,8 @@ def lower(monkeypatch):
 
     def mesh_of(*_, pairs=None, **work):
         groups = 1 if pairs is None else parallel.count_groups(DEVICES, pairs)
-        return AbstractMesh((groups, DEVICES // groups), (parallel.AXIS, parallel.BATCH))
+        shape, names = (groups, DEVICES // groups), (parallel.AXIS, parallel.BATCH)
+        return AbstractMesh(shape, names, axis_types=(AxisType.Auto, AxisType.Auto))  # as those of jax.sharding.Mesh
 
     def text(config, devices=1, platform="cuda"):
         with monkeypatch.context() as patch:
