@@ -184,21 +184,24 @@ def resnet(repetitions: int) -> None:
     compare(contestants, repetitions=repetitions, pairs=pairs, title=title)
 
 
+def count_flop(model: Any, batch: Any, grad_mode: Any) -> float:
+    """Operations of an update, by XLA's account before it optimises; the model's convolutions must be `"lax"`."""
+    tx = optax.sgd(0.01)
+    example = np.zeros(batch[0]["x"].shape[1:], np.float32)[:1]
+    problem = Problem(model, losses.supervised_loss(model.apply), tx, example, np.ones(2), 1)
+    step: Any = make_meta_step(problem.loss_fn, tx, inner_lr=0.01, grad_mode=grad_mode)
+    return step.lower(jax.eval_shape(problem.init, 0), *batch).cost_analysis()["flops"]
+
+
 def flops() -> None:
-    """Counts the work of a ResNet-18 pair, by XLA's account before it optimises, and of the paper's CIFAR-10 runs."""
-    model = models.build("resnet18", outputs=10, conv="lax")
-    batch, tx = batches(1, 20, 30, (32, 32, 3), 10), optax.sgd(0.01)
-    problem = Problem(
-        model, losses.supervised_loss(model.apply), tx, np.zeros((1, 32, 32, 3), np.float32), np.ones(10), 1
-    )
-    state = jax.eval_shape(problem.init, 0)
+    """Counts the work of a ResNet-18 pair, and of the paper's CIFAR-10 runs."""
+    model, batch = models.build("resnet18", outputs=10, conv="lax"), batches(1, 20, 30, (32, 32, 3), 10)
     print(
         "\nResNet-18 on 32×32 images, one pair of 20 and 30\n\n| | GFLOP a pair | PFLOP for 7,292 updates of 80 pairs |"
     )
     print("| --- | --- | --- |")
     for mode in ("mixed", "first_order"):
-        step: Any = make_meta_step(problem.loss_fn, tx, inner_lr=0.01, grad_mode=mode)
-        work = step.lower(state, *batch).cost_analysis()["flops"]
+        work = count_flop(model, batch, mode)
         print(f"| {mode} | {work / 1e9:.0f} | {work * 7292 * 80 / 1e15:.0f} |")
 
 

@@ -9,6 +9,7 @@ import collections
 import glob
 import re
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -56,23 +57,34 @@ def own_times(events: list[Any]) -> list[tuple[str, float]]:
     return [(name, own) for name, own in out]
 
 
-def profile(title: str, contestant: Any, *, calls: int) -> None:
-    """Prints where the time of some calls goes."""
-    contestant.run()
+def traced(run: Callable[[], None], *, calls: int = 1) -> list[list[Any]]:
+    """The events of each thread while `run` is called: what it waits for left out, and on a GPU its streams' alone."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(calls):
-                contestant.run()
+                run()
         (file,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
         planes = list(jax.profiler.ProfileData.from_file(file).planes)
-    where = sources(contestant.program)
     devices = [plane for plane in planes if plane.name.startswith("/device:")] or planes
+    lines = [line for plane in devices for line in plane.lines if line.name != "python"]
+    lines = [line for line in lines if line.name.startswith("Stream")] or lines
+    ignored = ("end: ", "wait for completion")
+    return [[e for e in line.events if not any(part in e.name for part in ignored)] for line in lines]
+
+
+def count_operations(run: Callable[[], None]) -> int:
+    """What one call makes the device do: the kernels that a GPU launches, copies included, or a CPU's operations."""
+    return sum(map(len, traced(run)))
+
+
+def profile(title: str, contestant: Any, *, calls: int) -> None:
+    """Prints where the time of some calls goes."""
+    contestant.run()
+    where = sources(contestant.program)
     counters: Any = [collections.Counter() for _ in range(3)]
     totals, counts, longest = counters
-    for line in (line for plane in devices for line in plane.lines if line.name != "python"):
-        for name, own in own_times([e for e in line.events if not e.name.startswith("end: ")]):
-            if "wait for completion" in name:
-                continue
+    for events in traced(contestant.run, calls=calls):
+        for name, own in own_times(events):
             kind = kind_of(name, where.get(name, ""))
             totals[kind] += own
             counts[kind] += 1

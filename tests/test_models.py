@@ -67,7 +67,7 @@ def test_every_convolution_equals_one_by_hand(x64, strict_dtypes, size, stride):
     x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
     kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 5))
     expected = convolution_by_hand(np.asarray(x), np.asarray(kernel), stride)
-    for implementation in ("explicit", "winograd", "matmul", "lax", "auto"):
+    for implementation in ("explicit", "winograd", "cpu", "matmul", "lax", "auto"):
         np.testing.assert_allclose(convolve(x, kernel, stride, implementation), expected, rtol=1e-10)
 
 
@@ -192,7 +192,7 @@ def test_an_unknown_head_is_named():
         ("mlp", {"hidden": (3,), "dropout": (1.0,)}, r"config.model.dropout=\(1.0,\): rates from 0 to below 1"),
         ("mlp", {"hidden": (0,)}, r"config.model.hidden=\(0,\): at least 1"),
         ("resnet18", {"dtype": "float16"}, r"config.model.dtype='float16': choose one of float32, bfloat16"),
-        ("resnet18", {"conv": "fft"}, r"config.model.conv='fft': choose one of auto, winograd, explicit, matmul, lax"),
+        ("resnet18", {"conv": "fft"}, r"config.model.conv='fft': choose one of auto, cpu, winograd, explicit, matmul"),
         ("resnet18", {"stages": ()}, r"config.model.stages=\(\): at least 1"),
     ],
 )

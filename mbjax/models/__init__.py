@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 
 from mbjax.models.cnn import CNN
+from mbjax.models.conv import CONV_OPTION, automatic
 from mbjax.models.mlp import MLP
 from mbjax.models.resnet import ResNet
 from mbjax.options import Option
@@ -17,12 +18,14 @@ MODELS = Registry[Any]("mbjax.models", {"mlp": MLP, "cnn": CNN, "resnet18": ResN
 NAME_OPTION = Option("name", "mlp", MODELS.kind, "which model; the other keys are its own")
 
 
-def build(name: str, *, outputs: int, **options: Any) -> nn.Module:
+def build(name: str, *, outputs: int, platform: str | None = None, **options: Any) -> nn.Module:
     """The model `name`, called as `module(x, train=...)` and giving logits `[n, outputs]`.
 
     Args:
       name: a key of `MODELS`.
       outputs: logits.
+      platform: what it is compiled for, `"cpu"`, `"gpu"` or `"cuda"`, `"tpu"`, which decides what `conv="auto"` is. If
+        None, JAX's default backend does, whenever it is traced.
       **options: the model's attributes. One that it does not have is dropped where it is unset (None, "" or ()), so
         that one config section serves every model.
 
@@ -38,4 +41,7 @@ def build(name: str, *, outputs: int, **options: Any) -> nn.Module:
             )
     # Lists become tuples, for a module is hashable; what is unset leaves the model's default.
     kept = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known and v not in (None, "")}
+    own = MODELS.options(name, "config.model.name")
+    if platform and "conv" in known and CONV_OPTION in own and kept.get("conv", "auto") == "auto":
+        kept["conv"] = automatic(platform)
     return model(outputs=outputs, **kept)

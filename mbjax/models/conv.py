@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from mbjax.options import Option, choice
 
-ConvImplementation = Literal["auto", "winograd", "explicit", "matmul", "lax"]
-CONV_IMPLEMENTATIONS = ("auto", "winograd", "explicit", "matmul", "lax")
+ConvImplementation = Literal["auto", "cpu", "winograd", "explicit", "matmul", "lax"]
+CONV_IMPLEMENTATIONS = ("auto", "cpu", "winograd", "explicit", "matmul", "lax")
 CONV_OPTION = Option("conv", "auto", choice(CONV_IMPLEMENTATIONS), "how convolutions are computed")
 
 
@@ -30,14 +30,16 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: ConvI
         mode. `"winograd"` needs a quarter of the products (Lavin and Gray 2016, "Fast Algorithms for Convolutional
         Neural Networks"), and some passes over memory; its results differ from the others' by 1e-5 of the largest in
         float32. It is for 3×3 kernels, stride 1 and images of a multiple of 4, and else falls back on `"explicit"`.
-        `"auto"`: on a CPU `"winograd"` where there is much image to few channels and it is the faster, else
-        `"explicit"`; `"lax"` elsewhere.
+        `"cpu"` is the faster of these two on a CPU: `"winograd"` for images of 32×32 or more and 32 channels or more.
+        `"auto"` is what `automatic` says of JAX's default backend when this is traced.
 
     Returns:
       `[n, ⌈height / stride⌉, ⌈width / stride⌉, out]`.
     """
     if implementation == "auto":
-        implementation = _fastest(x.shape, kernel.shape) if jax.default_backend() == "cpu" else "lax"
+        implementation = automatic(jax.default_backend())
+    if implementation == "cpu":
+        implementation = _fastest_on_cpu(x.shape, kernel.shape)
     if kernel.shape[0] == 1:  # a matrix product in any case
         return x[:, ::stride, ::stride] @ kernel[0, 0]
     if implementation == "matmul":
@@ -49,17 +51,15 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: ConvI
     return _explicit(x, kernel, stride)
 
 
-def _fastest(images: tuple[int, ...], kernel: tuple[int, ...]) -> ConvImplementation:
-    """On a CPU, as measured in the layers of a ResNet-18; `benchmarks/README.md` has the figures."""
+def _fastest_on_cpu(images: tuple[int, ...], kernel: tuple[int, ...]) -> ConvImplementation:
+    """As measured in the layers of a ResNet-18; `benchmarks/README.md` has the figures."""
     _, height, width, _ = images
     return "winograd" if height * width >= 1024 and min(kernel[2:]) >= 32 else "explicit"
 
 
-def automatic() -> str:
-    """What `"auto"` chooses on this backend, in words."""
-    if jax.default_backend() != "cpu":
-        return "lax"
-    return "winograd for images of 32×32 or more and 32 channels or more, else explicit"
+def automatic(platform: str) -> ConvImplementation:
+    """What `"auto"` is on a platform, by JAX's name of it: `"cpu"`, `"gpu"` or `"cuda"`, `"tpu"`."""
+    return "cpu" if platform == "cpu" else "lax"
 
 
 _conv = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import ml_collections
 import numpy as np
 
 from mbjax import augment, data, losses, methods, models, sampling
 from mbjax.data import splits
 from mbjax.devices import parallel as parallel_lib
-from mbjax.models import conv
 from mbjax.types import Config, Dataset, LossFn, Split, UserError
 
 
@@ -33,6 +33,8 @@ class Experiment:
       shapes: what an update takes from each stream.
       updates: of the whole run.
       recipe: what the method was built from.
+      platform: what it is compiled for, by JAX's name: `"cpu"`, `"gpu"` or `"cuda"`, `"tpu"`. All that mbjax chooses
+        by platform it chooses by this.
     """
 
     dataset: Dataset
@@ -45,6 +47,7 @@ class Experiment:
     shapes: methods.Shapes
     updates: int
     recipe: methods.Recipe
+    platform: str
 
 
 def make_method(
@@ -88,13 +91,14 @@ def make_method(
     return dataclasses.replace(method, step=step)
 
 
-def build(config: Config, dataset: Dataset | None = None) -> Experiment:
+def build(config: Config, dataset: Dataset | None = None, *, platform: str | None = None) -> Experiment:
     """Builds the samplers, the model and the method of a valid configuration, each once.
 
     Args:
       config: of `mbjax.config.validate`.
       dataset: what is trained and tested on; `config.task` is then only its name, and `config.data` has no say. If
         None, it is what these two name.
+      platform: what it is compiled for; JAX's default backend if None. Another one is for lowering alone.
 
     Raises:
       UserError: a mistake in the configuration or the data.
@@ -107,16 +111,19 @@ def build(config: Config, dataset: Dataset | None = None) -> Experiment:
         cache_dir = pathlib.Path("~/.cache/mbjax/resampled").expanduser()  # a data folder may be read-only
     except RuntimeError:  # there is no home
         cache_dir = None
-    return assemble(config, dataset, cache_dir=cache_dir)
+    return assemble(config, dataset, cache_dir=cache_dir, platform=platform)
 
 
-def assemble(config: Config, dataset: Dataset, *, cache_dir: pathlib.Path | None = None) -> Experiment:
+def assemble(
+    config: Config, dataset: Dataset, *, cache_dir: pathlib.Path | None = None, platform: str | None = None
+) -> Experiment:
     """`build` of data that was checked, of which only the training part need be there.
 
     Args:
       config: of `mbjax.config.validate`.
       dataset: what is trained on. A class may have no training example.
       cache_dir: where resampled data is kept from run to run; None for nowhere.
+      platform: see `build`.
 
     Raises:
       UserError: a mistake in the configuration, or data that the method or a sampler cannot use.
@@ -125,7 +132,9 @@ def assemble(config: Config, dataset: Dataset, *, cache_dir: pathlib.Path | None
     sections = {
         key: value.to_dict() for key, value in config.items() if isinstance(value, ml_collections.FrozenConfigDict)
     }
-    model = models.build(**sections["model"], outputs=1 if len(dataset.classes) == 2 else len(dataset.classes))
+    platform = platform or jax.default_backend()
+    outputs = 1 if len(dataset.classes) == 2 else len(dataset.classes)
+    model = models.build(**sections["model"], outputs=outputs, platform=platform)
     # What the method reads decides its class counts and, it may be, the number of its updates.
     shapes = recipe.streams(sections)
     parts = cut(dataset, shapes, sections["clean"]["share"], seed=config.seed)
@@ -138,7 +147,7 @@ def assemble(config: Config, dataset: Dataset, *, cache_dir: pathlib.Path | None
     example = np.zeros((1, *dataset.train.x.shape[1:]), dataset.train.x.dtype)
     make = functools.partial(make_method, config.method, model=model, example=example, groups=bool(dataset.groups))
     method = make(sections=sections, class_counts=class_counts, updates=updates, parallel=config.parallel)
-    return Experiment(dataset, model, sections, make, class_counts, method, streams, shapes, updates, recipe)
+    return Experiment(dataset, model, sections, make, class_counts, method, streams, shapes, updates, recipe, platform)
 
 
 def cut(dataset: Dataset, streams: Iterable[str], clean_share: float, *, seed: int) -> dict[str, Split]:
@@ -170,6 +179,6 @@ def _make_streams(
 def chosen(experiment: Experiment) -> dict[str, Any]:
     """What mbjax chose for this model and these devices, by the configuration's key that overrides it."""
     choices = {f"config.{key}": value for key, value in experiment.method.choices.items()}
-    if getattr(experiment.model, "conv", None) == "auto":
-        choices["config.model.conv"] = conv.automatic()
+    if experiment.sections["model"].get("conv") == "auto":
+        choices["config.model.conv"] = getattr(experiment.model, "conv", "auto")
     return {**choices, "config.parallel": parallel_lib.describe(experiment.method.mesh)}

@@ -86,7 +86,7 @@ def is_finite(state: TrainState) -> bool:
 
 def _pays(experiment: Experiment) -> bool:
     """Whether training together is the faster; benchmarks/README.md has the figures."""
-    if jax.default_backend() != "cpu":
+    if experiment.platform != "cpu":
         return True
     examples = sum(math.prod(shape) for shape in experiment.shapes.values())
     weights = jax.tree.leaves(jax.eval_shape(experiment.method.init, 0).params)
