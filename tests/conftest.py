@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-from mbjax import programs
+from mbjax import programs, report
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
@@ -31,6 +31,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = kept.name
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
     programs.keep()
+
+
+@pytest.fixture(autouse=True)
+def no_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page takes longer than most of the runs here; tests/test_page.py makes them, and so do whole processes."""
+    if request.path.name != "test_page.py":
+        monkeypatch.setattr(report, "leave_page", lambda *_: None)
 
 
 @pytest.fixture
