@@ -125,6 +125,7 @@ def assemble(config: Config, dataset: Dataset, *, cache_dir: pathlib.Path | None
     sections = {
         key: value.to_dict() for key, value in config.items() if isinstance(value, ml_collections.FrozenConfigDict)
     }
+    sections["loss"]["class_weight"] = losses.read_class_weight(sections["loss"]["class_weight"], dataset.classes)
     model = models.build(**sections["model"], outputs=1 if len(dataset.classes) == 2 else len(dataset.classes))
     # What the method reads decides its class counts and, it may be, the number of its updates.
     shapes = recipe.streams(sections)

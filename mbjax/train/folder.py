@@ -49,7 +49,7 @@ class Folder:
             old, new = config_lib.flatten(old), config_lib.flatten(json.loads(text))
             old = {config_lib.RENAMED.get(key, key): value for key, value in old.items()}
             elsewhere = ("data.dir", "parallel")  # what may differ on another machine
-            old = {**{key: value for key, value in config_lib.defaults().items() if key in new}, **old}
+            old = {**{key: value for key, value in config_lib.defaults(json.loads(text)).items() if key in new}, **old}
             changed = [k for k in sorted(old | new) if k not in elsewhere and old.get(k) != new.get(k)]
             if changed:
                 differences = ", ".join(f"{k} {shown(old.get(k))} there, {shown(new.get(k))} here" for k in changed[:3])

@@ -13,12 +13,21 @@ from pandas.api import types as dtypes
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, RobustScaler, StandardScaler
 
+from mbjax.data.tables.dates import Dates
+from mbjax.data.tables.spelling import Flags, Numbers, Words
 from mbjax.options import listed, shown
 from mbjax.types import UserError
 
 _FEW = 64  # rows
 MAX_CATEGORIES = 100  # features that one column of strings may become
 _ROBUST_LIMIT = 10.0  # distances of the quartiles: what is further out would outweigh all else in a gradient
+
+
+Step = Numbers | Flags | Words | Dates
+"""From a column as it is written to columns of numbers or categories."""
+_STEPS: dict[str, type[Numbers] | type[Flags] | type[Words] | type[Dates]] = {
+    "numbers": Numbers, "flags": Flags, "words": Words, "dates": Dates,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +68,8 @@ class Category:
 class TableColumns:
     """Turns raw columns into the features that a network was trained on: numbers first, then the categories.
 
+    Columns that are not written as plain numbers or words go through a step first, which may make several of one.
+
     Attributes:
       columns: the training table's columns in its order, without the target and those dropped by name. Some may have
         been left out since: they are neither numbers nor categories here.
@@ -66,6 +77,8 @@ class TableColumns:
       categories: likewise.
       ignored: columns that a table may have without a warning: the target and those dropped by name.
       dtype: what numbers are scaled in, `"float64"` or `"float32"`.
+      steps: of columns that are not written plainly.
+      csv: what was set of `config.data.csv`; new files are read so.
     """
 
     columns: tuple[str, ...]
@@ -73,6 +86,8 @@ class TableColumns:
     categories: tuple[Category, ...]
     ignored: tuple[str, ...] = ()
     dtype: str = "float64"
+    steps: tuple[Step, ...] = ()
+    csv: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -84,24 +99,30 @@ class TableColumns:
         scale: Sequence[str] | None = None,
         ignored: Sequence[str] = (),
         robust: bool = False,
+        columns: Sequence[str] | None = None,
+        steps: Sequence[Step] = (),
+        csv: Mapping[str, Any] | None = None,
     ) -> Self:
         """Learns medians, means, deviations, the most frequent values and the categories of a training part.
 
         Args:
-          train: its raw columns, with a value at least in each that is named.
+          train: its columns, after the steps, with a value at least in each that is named.
           numbers: the columns of numbers.
           categories: the columns of strings, categories or bools.
           scale: the numbers to scale; all if None. The others come first.
           ignored: see the attribute.
           robust: scales by the median and the distance of the quartiles in place of the mean and the deviation, and
             cuts what is ten such distances away.
+          columns: before the steps; those of `train` if None.
+          steps, csv: see the attributes.
         """
         scaled = [name for name in numbers if scale is None or name in scale]
         plain = [name for name in numbers if name not in scaled]
         scaler = RobustScaler() if robust else StandardScaler()
         learned = [*_fit_numbers(train, plain, None), *_fit_numbers(train, scaled, scaler)]
         places = tuple(_fit_category(train.loc[:, name]) for name in categories)
-        return cls(tuple(map(str, train.columns)), tuple(learned), places, tuple(ignored))
+        raw = tuple(map(str, train.columns if columns is None else columns))
+        return cls(raw, tuple(learned), places, tuple(ignored), steps=tuple(steps), csv=csv or {})
 
     @property
     def features(self) -> int:
@@ -111,7 +132,21 @@ class TableColumns:
     @property
     def used(self) -> tuple[str, ...]:
         """The columns that a table must have."""
+        return tuple(dict.fromkeys(self._sources.get(name, name) for name in self.made))
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The columns that features are made of, after the steps."""
         return (*(number.name for number in self.numbers), *(category.name for category in self.categories))
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The columns of a CSV file that stay as they are spelled: of codes, a part may hold nothing but digits."""
+        return (*(category.name for category in self.categories), *(step.name for step in self.steps))
+
+    @functools.cached_property
+    def _sources(self) -> dict[str, str]:
+        return {made: step.name for step in self.steps for made in step.makes}
 
     def check(self, columns: Sequence[str], source: str) -> None:
         """Warns of columns that training did not see.
@@ -148,6 +183,10 @@ class TableColumns:
         Raises:
           UserError: a number's column holds something else, or an infinite value.
         """
+        return self.encode(apply(self.steps, frame, source, start), source=source, start=start)
+
+    def encode(self, frame: pd.DataFrame, *, source: str = "the table", start: int = 0) -> np.ndarray:
+        """`transform` of columns that went through the steps."""
         x = np.zeros((len(frame), self.features), np.float32)
         if self.numbers:
             x[:, : len(self.numbers)] = self._scaled(frame, source, start)
@@ -208,7 +247,32 @@ class TableColumns:
             categories=tuple(Category(**category) for category in about["categories"]),
             ignored=tuple(about["ignored"]),
             dtype=about["dtype"],
+            steps=tuple(_STEPS[step["kind"]](**step) for step in about.get("steps", ())),  # none in format 1
+            csv=about.get("csv", {}),
         )
+
+
+def apply(steps: Sequence[Step], frame: pd.DataFrame, source: str, start: int = 0) -> pd.DataFrame:
+    """A table after the steps, each column's own in its place.
+
+    Args:
+      steps: of its columns; those of columns that it lacks are left out.
+      frame: raw columns.
+      source: its name, for messages.
+      start: how many rows came before, for messages.
+
+    Raises:
+      UserError: a value that a step cannot read.
+    """
+    own = {step.name: step for step in steps}
+    if not own.keys() & set(frame.columns):
+        return frame
+    parts: dict[str, Any] = {}
+    for name in frame.columns:
+        column = frame.loc[:, name]
+        step = own.get(name)
+        parts |= {name: column} if step is None else step.convert(column, f"{source}: column {name!r}", start)
+    return pd.DataFrame(parts, index=frame.index)
 
 
 def _fit_numbers(
