@@ -13,21 +13,13 @@ from pandas.api import types as dtypes
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, RobustScaler, StandardScaler
 
-from mbjax.data.tables.dates import Dates
-from mbjax.data.tables.spelling import Flags, Numbers, Words
+from mbjax.data.tables.steps import Step, apply, step_from_dict
 from mbjax.options import listed, shown
 from mbjax.types import UserError
 
 _FEW = 64  # rows
 MAX_CATEGORIES = 100  # features that one column of strings may become
 _ROBUST_LIMIT = 10.0  # distances of the quartiles: what is further out would outweigh all else in a gradient
-
-
-Step = Numbers | Flags | Words | Dates
-"""From a column as it is written to columns of numbers or categories."""
-_STEPS: dict[str, type[Numbers] | type[Flags] | type[Words] | type[Dates]] = {
-    "numbers": Numbers, "flags": Flags, "words": Words, "dates": Dates,
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,32 +239,9 @@ class TableColumns:
             categories=tuple(Category(**category) for category in about["categories"]),
             ignored=tuple(about["ignored"]),
             dtype=about["dtype"],
-            steps=tuple(_STEPS[step["kind"]](**step) for step in about.get("steps", ())),  # none in format 1
+            steps=tuple(map(step_from_dict, about.get("steps", ()))),  # none in format 1
             csv=about.get("csv", {}),
         )
-
-
-def apply(steps: Sequence[Step], frame: pd.DataFrame, source: str, start: int = 0) -> pd.DataFrame:
-    """A table after the steps, each column's own in its place.
-
-    Args:
-      steps: of its columns; those of columns that it lacks are left out.
-      frame: raw columns.
-      source: its name, for messages.
-      start: how many rows came before, for messages.
-
-    Raises:
-      UserError: a value that a step cannot read.
-    """
-    own = {step.name: step for step in steps}
-    if not own.keys() & set(frame.columns):
-        return frame
-    parts: dict[str, Any] = {}
-    for name in frame.columns:
-        column = frame.loc[:, name]
-        step = own.get(name)
-        parts |= {name: column} if step is None else step.convert(column, f"{source}: column {name!r}", start)
-    return pd.DataFrame(parts, index=frame.index)
 
 
 def _fit_numbers(

@@ -23,6 +23,7 @@ from mbjax.data.splits import VALIDATION_SHARE
 from mbjax.data.tables import table_files, table_options, table_reader
 from mbjax.data.tables.columns import Category, Number, TableColumns
 from mbjax.data.tables.csv_dialect import DEFAULTS
+from mbjax.data.tables.moments import Moments
 from mbjax.data.tables.spelling import Numbers, Words
 from mbjax.data.tables.table_reader import Rows, Scaling, Table
 from mbjax.options import NUMBER, TEXT, WHOLE, Option, listed
@@ -304,7 +305,7 @@ def _scaling(folder: Path, table: Table, train: np.ndarray, columns: Columns) ->
 def _fit(source: str, table: Table, train: np.ndarray, columns: Columns) -> Scaling:
     sha = hashlib.sha256(repr((table.shape, columns.plain.tolist())).encode())
     in_train = np.isin(np.arange(-(-len(table) // table.block)), train)
-    moments, missing = _Moments(table.shape[1]), np.zeros(table.shape[1], np.int64)
+    moments, missing = Moments(table.shape[1]), np.zeros(table.shape[1], np.int64)
     blocks = max(_CHUNK_BYTES // (4 * table.shape[1] * table.block), 1)  # of a chunk
     for first in range(0, len(in_train), blocks):
         start = first * table.block
@@ -320,41 +321,6 @@ def _fit(source: str, table: Table, train: np.ndarray, columns: Columns) -> Scal
     fill = np.where(columns.plain, mean, 0)
     floats = [array.astype(np.float32) for array in (shift, factor, fill)]
     return Scaling(*floats, missing=missing, empty=empty, digest=np.array(sha.hexdigest()))
-
-
-class _Moments:
-    """Means and variances of columns with missing values, chunk by chunk.
-
-    Two parts of a sample are merged as in Chan, Golub and LeVeque, "Algorithms for computing the sample variance"
-    (1983). scikit-learn's `StandardScaler.partial_fit` does the same, but of a column whose first chunk has no value it
-    gives NaN.
-    """
-
-    def __init__(self, columns: int):
-        self.count, self.mean, self._squares = np.zeros(columns, np.int64), np.zeros(columns), np.zeros(columns)
-
-    def add(self, x: np.ndarray) -> None:
-        """Takes in `x`, `[rows, columns]`."""
-        missing = np.isnan(x)
-        count = len(x) - missing.sum(0)
-        x = np.where(missing, 0, x.astype(np.float64))
-        mean = x.sum(0) / np.maximum(count, 1)
-        x = np.where(missing, 0, x - mean)
-        total, step = np.maximum(self.count + count, 1), mean - self.mean
-        self._squares += np.einsum("ij,ij->j", x, x) + step**2 * self.count / total * count
-        self.mean += step * count / total
-        self.count += count
-
-    def zero(self) -> np.ndarray:
-        """Whether every value is zero."""
-        return (self.mean == 0) & (self._squares == 0)
-
-    def deviation(self) -> np.ndarray:
-        """The standard deviation; 1 where there is none but for rounding, as scikit-learn has it."""
-        n, eps = np.maximum(self.count, 1), np.finfo(np.float64).eps
-        variance = self._squares / n
-        constant = variance <= n * eps * variance + (n * self.mean * eps) ** 2
-        return np.where(constant, 1, np.sqrt(variance))
 
 
 def _check_finite(source: str, x: np.ndarray, start: int, columns: Columns) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
-from pyarrow import compute, csv
+from pyarrow import compute
 
 from mbjax import atomic
 from mbjax.data.splits import encode_labels
 from mbjax.data.tables import csv_dialect, dates, spelling, table_options
 from mbjax.data.tables.columns import MAX_CATEGORIES
+from mbjax.data.tables.csv_batches import CsvBatches
 from mbjax.data.tables.csv_dialect import DEFAULTS, Dialect
 from mbjax.data.tables.tabular import check_columns
 from mbjax.options import shown
@@ -26,7 +27,6 @@ from mbjax.types import UserError, first_line
 log = logging.getLogger("mbjax")
 pc: Any = compute  # whose functions are made when it is imported: no type checker knows them
 _ROWS = 65_536  # rows of a batch
-_CSV_BYTES = 2**24  # of a CSV file that are parsed at a time; the first of them tell the types of its columns
 _MAX_CLASSES = 1000
 _MAX_DISTINCT = 10_000  # values of a column of strings that are counted; with more of them it names the row
 _MEND = "delete it to have it made anew, or choose another with --config.data.prepared"
@@ -164,7 +164,7 @@ def _write(
     fields = [field for field in source.schema if field.name != target and field.name not in blank]
     text = [field.name for field in fields if _is_text(field.type) or field.name in codes]
     rows, labels, counted = _count(source, name, target, text, codes, typed=dialect is None)
-    columns, notes = _columns(fields, counted, rows)
+    columns, notes = _columns(fields, counted, rows, codes)
     notes = [*(dialect.notes if dialect else ()), *notes]
     if not columns:
         raise UserError(f"{name}: no feature is left beside {target!r}; {'; '.join(notes)}")
@@ -195,38 +195,15 @@ def _header(stream: Any, dtype: str, shape: tuple[int, ...]) -> None:
 
 def _open(files: list[Path], target: str, dialect: Dialect | None, decimal: str, codes: Collection[str]) -> Any:
     """The files as one table; of a CSV file, as it is written."""
-    paths = [str(file) for file in files]
     try:
         if dialect is None:
             # Else whole row groups, which may have a million rows, are read ahead.
             scan = pads.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
-            return pads.dataset(paths, format=pads.ParquetFileFormat(default_fragment_scan_options=scan))
-        form = _csv_form(dialect, decimal, codes)
-        source = pads.dataset(paths, format=form)
-        # What begins with whole numbers, or with nothing at all, may go on with others.
-        wide = [
-            field.with_type(pa.float64())
-            if field.name != target and (pa.types.is_integer(field.type) or pa.types.is_null(field.type))
-            else field
-            for field in source.schema
-        ]
-        return pads.dataset(paths, format=form, schema=pa.schema(wide))
+            form = pads.ParquetFileFormat(default_fragment_scan_options=scan)
+            return pads.dataset([str(file) for file in files], format=form)
+        return CsvBatches(files[0], dialect, decimal=decimal, target=target, codes=codes)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(files[0].name, error) from None
-
-
-def _csv_form(dialect: Dialect, decimal: str, codes: Collection[str]) -> Any:
-    names = list(dialect.names) or None
-    encoding = "utf8" if dialect.encoding.startswith("utf-8") else dialect.encoding
-    return pads.CsvFileFormat(
-        read_options=csv.ReadOptions(
-            block_size=_CSV_BYTES, skip_rows=dialect.skip + bool(names), column_names=names, encoding=encoding
-        ),
-        parse_options=csv.ParseOptions(delimiter=dialect.sep),
-        convert_options=csv.ConvertOptions(
-            strings_can_be_null=True, decimal_point=decimal, column_types=dict.fromkeys(codes, pa.string())
-        ),
-    )
 
 
 def _batches(source: Any, name: str, columns: list[str]) -> Iterator[Any]:
@@ -313,7 +290,7 @@ def _counter(column: Any, *, text: bool = False) -> collections.Counter:
 
 
 def _columns(
-    fields: Sequence[Any], counted: dict[str, collections.Counter | None], rows: int
+    fields: Sequence[Any], counted: dict[str, collections.Counter | None], rows: int, codes: Collection[str]
 ) -> tuple[list[_Column], list[str]]:
     """What the columns become, numbers first; notes say which are left out and why."""
     numbers, categories, notes = [], [], []
@@ -330,7 +307,7 @@ def _columns(
         else:
             counter = counted[column]
             missing = 0 if counter is None else counter.pop(None, 0)
-            if counter is None or len(counter) > max(MAX_CATEGORIES, rows / 2):
+            if counter is None or (len(counter) > max(MAX_CATEGORIES, rows / 2) and column not in codes):
                 many = f"more than {_MAX_DISTINCT:,}" if counter is None else len(counter)
                 notes.append(f"column {column!r} left out: {many} distinct values in {rows} rows name the row")
             elif not counter:

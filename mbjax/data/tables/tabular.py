@@ -15,10 +15,11 @@ from mbjax.data.sources import find_own
 from mbjax.data.splits import GROUP, STRATIFY, TEST_SHARE, TIME, VALIDATION_SHARE, encode_labels
 from mbjax.data.tables import reading, suspects, table_options
 from mbjax.data.tables import treatments as look
-from mbjax.data.tables.columns import MAX_CATEGORIES, Step, TableColumns, apply, as_numbers, numbers_with_blanks
+from mbjax.data.tables.columns import MAX_CATEGORIES, TableColumns, as_numbers, numbers_with_blanks
 from mbjax.data.tables.csv_dialect import DEFAULTS
 from mbjax.data.tables.dates import Dates
 from mbjax.data.tables.reading import read_table
+from mbjax.data.tables.steps import Step, apply
 from mbjax.data.tables.treatments import Learned
 from mbjax.options import listed
 from mbjax.types import Dataset, Split, UserError

@@ -10,10 +10,10 @@ import pandas as pd
 from pandas.api import types as dtypes
 
 from mbjax.data.tables import dates, spelling
-from mbjax.data.tables.columns import Step
 from mbjax.data.tables.csv_dialect import DEFAULTS, Dialect
 from mbjax.data.tables.dates import Dates
 from mbjax.data.tables.spelling import Found, Numbers, Words
+from mbjax.data.tables.steps import Step
 from mbjax.options import listed
 from mbjax.types import UserError
 
