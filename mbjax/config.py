@@ -248,7 +248,7 @@ def _check(prefix: str, section: Section, values: Mapping[str, Any]) -> None:
     loose = prefix[:-1] in _LOOSE
     for option in section.options:
         value = values.get(option.name)
-        if loose and value in (None, ""):
+        if loose and (value is None or (isinstance(value, str) and not value)):
             continue
         if not _is_valid(option.kind, value):
             large = option.kind.below and isinstance(value, int) and value >= option.kind.below

@@ -325,7 +325,7 @@ def test_a_european_table_is_predicted_as_it_was_in_training(tmp_path):
     said = " ".join(result["data"]["notes"])
     for words in ("separator ';', encoding cp1252, 2 lines above", "%d.%m.%Y", "thousands '.', unit €", "per cent"):
         assert words in said
-    y = splits.encode_labels(frame["ill"])[0]
+    y = splits.encode_labels(frame.loc[:, "ill"])[0]
     test = frame.iloc[splits.split_indices(y, seed=0, validation_share=0.25)["test"]]
     (tmp_path / "new.csv").write_bytes(written(test))
     own = np.load(tmp_path / "run" / "predictions.npz")["probabilities"]
@@ -344,7 +344,7 @@ def test_a_european_table_is_predicted_as_it_was_in_training(tmp_path):
 
 def test_dates_count_from_the_first_of_training(tmp_path):
     frame = european()
-    index = splits.split_indices(splits.encode_labels(frame["ill"])[0], seed=0)
+    index = splits.split_indices(splits.encode_labels(frame.loc[:, "ill"])[0], seed=0)
     frame.loc[index["test"][0], "born"] = pd.Timestamp("1900-01-01")
     (tmp_path / "t.csv").write_bytes(written(frame))
     columns = data.load("tabular", seed=0, path=str(tmp_path / "t.csv"), target="ill").preprocessing
@@ -472,8 +472,9 @@ def test_one_group_is_never_in_two_parts(stratify, tmp_path):
 def test_the_latest_rows_are_the_test_part(tmp_path):
     rng = np.random.default_rng(0)
     times = rng.integers(0, 100, 500)
-    frame = pd.DataFrame({"when": (pd.Timestamp("2023-12-25") + pd.to_timedelta(times, "D")).strftime("%d/%m/%Y"),
-                          "t": times, "a": rng.normal(0, 1, 500), "y": rng.integers(0, 2, 500)})  # fmt: skip
+    days = [datetime.date(2023, 12, 25) + datetime.timedelta(int(t)) for t in times]
+    frame = pd.DataFrame({"when": [d.strftime("%d/%m/%Y") for d in days], "t": times, "a": rng.normal(0, 1, 500)})
+    frame["y"] = rng.integers(0, 2, 500)
     frame.to_csv(tmp_path / "t.csv", index=False)
     options = {"path": str(tmp_path / "t.csv"), "target": "y", "validation_share": 0.25}
     dataset = data.load("tabular", seed=0, time="when", **options)

@@ -17,7 +17,7 @@ from mbjax.types import UserError
 _FEW = 0.8  # of a column's rows are dates: the others are too few for a column of text
 _TIME = r"(?P<time>[ T]\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?: ?[AaPp][Mm])?)?(?P<zone>Z| ?[+-]\d{2}:?\d{2}| UTC)?"
 _MONTH = r"[^\W\d_]{3,9}\.?"
-_PATTERNS = {  # what a date looks like, and the formats that it may have
+_WRITTEN = {  # what a date looks like, and the formats that it may have
     rf"\d{{4}}-\d{{1,2}}-\d{{1,2}}{_TIME}": ("%Y-%m-%d",),
     rf"\d{{4}}/\d{{1,2}}/\d{{1,2}}{_TIME}": ("%Y/%m/%d",),
     rf"\d{{4}}\.\d{{1,2}}\.\d{{1,2}}{_TIME}": ("%Y.%m.%d",),
@@ -30,7 +30,7 @@ _PATTERNS = {  # what a date looks like, and the formats that it may have
     rf"\d{{1,2}}\. {_MONTH} \d{{4}}{_TIME}": ("%d. %b %Y",),
     rf"{_MONTH} \d{{1,2}},? \d{{4}}{_TIME}": ("%b %d %Y",),
 }  # fmt: skip
-_PATTERNS = {re.compile(pattern): formats for pattern, formats in _PATTERNS.items()}
+_PATTERNS = {re.compile(pattern): formats for pattern, formats in _WRITTEN.items()}
 _MONTHS = {name: number + 1 for number, names in enumerate((
     "jan januar january janvier enero", "feb februar february février fév febrero", "mar mär märz march mars marzo",
     "apr april avril abr abril", "may mai mayo", "jun juni june juin junio", "jul juli july juillet julio",

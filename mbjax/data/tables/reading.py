@@ -143,8 +143,9 @@ def chunks(path: Path, csv: Mapping[str, Any], *, rows: int, wanted: Sequence[st
             yield from (frame.iloc[start : start + rows] for start in range(0, max(len(frame), 1), rows))
         else:
             dialect = csv_dialect.detect(path, csv, wanted=wanted)
-            options = {**dialect.options(), "dtype": dict.fromkeys(text, str)}
-            with pd.read_csv(path, chunksize=rows, **options) as reader:
+            options: dict[str, Any] = {**dialect.options(), "dtype": dict.fromkeys(text, str)}
+            reader: Any = pd.read_csv(path, chunksize=rows, **options)
+            with reader:
                 for part in reader:
                     yield part.drop(columns=list(dialect.blank))
     except pd.errors.EmptyDataError:
@@ -175,7 +176,8 @@ def _read_csv(
         encoding = csv_dialect.western(path, path.read_bytes() if path.suffix in (".csv", ".tsv") else b"\x81", error)
         notes = (f"{path.name}: encoding {encoding}", *dialect.notes)
         dialect = dataclasses.replace(dialect, encoding=encoding, notes=notes)
-        frame = pd.read_csv(path, **{**options, "encoding": encoding})
+        options["encoding"] = encoding
+        frame = pd.read_csv(path, **options)
     return dialect, frame.drop(columns=list(dialect.blank))
 
 
@@ -201,7 +203,7 @@ def _without_totals(frame: pd.DataFrame, footer: int) -> tuple[pd.DataFrame, lis
     if some.any():
         empty = frame.isna().all(axis=1)
         if empty.any():
-            frame, notes = frame[~empty].reset_index(drop=True), [f"{empty.sum()} empty rows left out"]
+            frame, notes = frame.loc[~empty].reset_index(drop=True), [f"{empty.sum()} empty rows left out"]
     if footer > 0:
         return frame.iloc[: max(len(frame) - footer, 0)], [*notes, f"the last {footer} rows left out"]
     if footer < 0 and len(frame) > 1:

@@ -99,7 +99,7 @@ def read_and_learn(
     """
     treatments = treatments or {}
     codes = [name for name, what in treatments.items() if what == "category"]
-    settings = {"wanted": [target] if target else [], "text": codes}
+    settings: dict[str, Any] = {"wanted": [target] if target else [], "text": codes}
     raw = reading.read(file, csv, **settings)
     names = list(raw.frame.columns)
     check_columns(names, target=target, drop=drop, source=file.name)
@@ -115,16 +115,17 @@ def read_and_learn(
         raw = reading.read(file, csv, **settings, all_text=True)
         learned = learn(raw)
     if raw.dialect and raw.dialect.text:
-        raw = dataclasses.replace(raw, frame=raw.frame.assign(**{target: _labels_of_text(raw.frame[target])}))
+        raw = dataclasses.replace(raw, frame=raw.frame.assign(**{target: _labels_of_text(raw.frame.loc[:, target])}))
     return raw, learned
 
 
 def _labels_of_text(labels: pd.Series) -> pd.Series:
     """Labels that were read as text: numbers where all are, as pandas reads them elsewhere."""
     try:
-        return pd.to_numeric(labels)
+        numbers: Any = pd.to_numeric(labels)
     except ValueError:
         return labels
+    return numbers
 
 
 def check_columns(columns: Sequence[str], *, target: str, drop: Sequence[str], source: str) -> None:
