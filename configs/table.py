@@ -13,6 +13,7 @@ beside data in memory: benchmarks/README.md. Result: not measured.
 from ml_collections import ConfigDict, config_dict
 
 from mbjax import config as base
+from mbjax.data.tables.csv_dialect import DEFAULTS as CSV
 
 
 def get_config(method: str = "metabalance") -> ConfigDict:
@@ -20,7 +21,8 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     config = base.base()
     config.task = "table"
     config.method = method
-    config.data.update(drop=(), prepared="", validation_share=0.0, kept_mb=256)
+    config.data.update(drop=(), columns="", prepared="", validation_share=0.0, kept_mb=256)
+    config.data.csv = dict(CSV)
     config.data.test_share = config_dict.placeholder(float)  # 0.2, but a million rows at most
     config.model.hidden = (64, 64)
     config.train.batch_size = 24

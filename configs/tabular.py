@@ -9,6 +9,7 @@ The second trains plainly, to compare with (`python -m mbjax.report RUN_FOLDER â
 from ml_collections import ConfigDict
 
 from mbjax import config as base
+from mbjax.data.tables.csv_dialect import DEFAULTS as CSV
 
 
 def get_config(method: str = "metabalance") -> ConfigDict:
@@ -16,7 +17,8 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     config = base.base()
     config.task = "tabular"
     config.method = method
-    config.data.update(test_share=0.2, validation_share=0.0, stratify=True, drop=())
+    config.data.update(test_share=0.2, validation_share=0.0, stratify=True, drop=(), columns="", group="", time="")
+    config.data.csv = dict(CSV)
     config.model.hidden = (64, 64)
     config.support.update(sampler="natural", batch_size=24)
     config.query.update(sampler="class_balanced", batch_size=24)

@@ -100,11 +100,11 @@ def _defaults(options: Collection[Option]) -> dict[str, Any]:
     return {o.name: config_dict.placeholder(o.kind.holds) if o.default is None else o.default for o in options}
 
 
-def defaults() -> dict[str, Any]:
-    """The default of every key that each task and model has, by its full name, as JSON has it."""
+def defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The default of every key that the parts of a configuration have, by its full name, as JSON has it."""
     flat = {option.name: option.default for option in RUN.options}
-    for name, section in SECTIONS.items():
-        flat |= {f"{name}.{option.name}": option.default for option in section.options}
+    for name, section in sections_of(values).items():
+        flat |= flatten({name: {option.name: option.default for option in section.options}})
     return {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}
 
 
@@ -250,7 +250,7 @@ def _check(prefix: str, section: Section, values: Mapping[str, Any]) -> None:
     loose = prefix[:-1] in _LOOSE
     for option in section.options:
         value = values.get(option.name)
-        if loose and value in (None, ""):
+        if loose and (value is None or (isinstance(value, str) and not value)):
             continue
         if not _is_valid(option.kind, value):
             large = option.kind.below and isinstance(value, int) and value >= option.kind.below
@@ -348,6 +348,10 @@ def _help_rows(prefix: str, section: Section, values: Mapping[str, Any]) -> list
     rows = []
     for key in [*(name for name in declared if name in values), *(name for name in values if name not in declared)]:
         option = declared.get(key)
+        if isinstance(values[key], dict) and option:  # a section of its own
+            own = (Option(name, value, option.kind, option.help) for name, value in option.default.items())
+            rows += _help_rows(f"{prefix}{key}.", Section("", tuple(own)), values[key])
+            continue
         default, help = (shown(option.default, 30), option.help) if option else ("", "")
         choices = f": {', '.join(option.kind.names)}" if option and option.kind.names else ""
         rows.append((prefix + key, shown(values[key], 30), default, help + choices))

@@ -1,8 +1,9 @@
 """Losses per example, reduced by the caller, and the step from a flax model to a `LossFn`."""
 
+import ast
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mbjax.options import NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, Option, choice
+from mbjax.options import NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, Kind, Option
 from mbjax.registry import Registry
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
 
@@ -229,16 +230,21 @@ def reweighted(batch: Batch, weights: jax.Array) -> Batch:
 
 
 def build(
-    name: str, *, class_counts: Any, class_weight: str = "none", beta: float | jax.Array = 0.999, **options: Any
+    name: str,
+    *,
+    class_counts: Any,
+    class_weight: str | Sequence[float] = "none",
+    beta: float | jax.Array = 0.999,
+    **options: Any,
 ) -> PerExampleLoss:
     """The loss of `config.loss`. Numbers may be traced, names not.
 
     Args:
       name: a key of `LOSSES`.
       class_counts: training examples of each class, `[classes]`; may be traced. A class of none counts as one of 1.
-      class_weight: `"none"`, `"inverse"` (`inverse_weights`) or `"effective"` (`effective_weights`). The loss of an
-        example is multiplied by its class's weight, whichever loss it is; the mean over a batch is not divided by the
-        weights' sum.
+      class_weight: `"none"`, `"inverse"` (`inverse_weights`), `"effective"` (`effective_weights`), or the weights, as
+        `read_class_weight` gives them. The loss of an example is multiplied by its class's weight, whichever loss it
+        is; the mean over a batch is not divided by the weights' sum.
       beta: of the effective number.
       **options: the other keys of the section; a loss takes those that it has keyword-only parameters for. An option
         that is not given has its default.
@@ -247,7 +253,7 @@ def build(
       UserError: no such loss, or no such class weight.
     """
     loss = LOSSES.find(name, "config.loss.name")
-    if class_weight not in CLASS_WEIGHTS:
+    if isinstance(class_weight, str) and class_weight not in CLASS_WEIGHTS:
         raise UserError(f"config.loss.class_weight={class_weight!r}: choose one of {', '.join(CLASS_WEIGHTS)}")
     declared = options_of(name)
     if unknown := options.keys() - declared.keys():
@@ -258,12 +264,57 @@ def build(
     loss = functools.partial(loss, **{option: given[option] for option in takes if option in given})
     if class_weight == "none":
         return loss
-    weights = inverse_weights(class_counts) if class_weight == "inverse" else effective_weights(class_counts, beta)
+    weights = _class_weights(class_weight, class_counts, beta)
 
     def weighted(logits: jax.Array, labels: jax.Array, **margin_share: jax.Array) -> jax.Array:
         return loss(logits, labels, **margin_share) * example_weights(weights.astype(logits.dtype), labels)
 
     return weighted
+
+
+def _class_weights(class_weight: str | Sequence[float], class_counts: Any, beta: float | jax.Array) -> jax.Array:
+    """The weights that `class_weight` names, other than `"none"`, or is, `[classes]`."""
+    if not isinstance(class_weight, str):
+        return jnp.asarray(class_weight, jnp.result_type(float))
+    return inverse_weights(class_counts) if class_weight == "inverse" else effective_weights(class_counts, beta)
+
+
+def read_class_weight(value: Any, classes: Sequence[str]) -> str | tuple[float, ...]:
+    """`config.loss.class_weight`: a name as it is; of a mapping by class names the weights, `[classes]`.
+
+    Args:
+      value: such as `"inverse"`, `{"yes": 10, "no": 1}` or this as text. A class that is not in it has the weight 1.
+      classes: the class names in the order of the class numbers.
+
+    Raises:
+      UserError: what is neither, or an unknown class.
+    """
+    if isinstance(value, str) and value in CLASS_WEIGHTS:
+        return value
+    shown = f"config.loss.class_weight={value!r}"
+    if not CLASS_WEIGHT.valid(value):
+        raise UserError(f"{shown}: {CLASS_WEIGHT.describe()}")
+    given = {str(name): float(weight) for name, weight in _weight_mapping(value).items()}
+    if unknown := given.keys() - set(classes):
+        raise UserError(f"{shown}: there is no class {min(unknown)!r} among {', '.join(classes)}")
+    return tuple(given.get(name, 1.0) for name in classes)
+
+
+def _weight_mapping(value: Any) -> Mapping[Any, Any]:
+    """Raises a ValueError or SyntaxError of what is none."""
+    value = ast.literal_eval(value) if isinstance(value, str) else value
+    if not hasattr(value, "items"):
+        raise ValueError(value)
+    return value
+
+
+def _are_class_weights(value: Any) -> bool:
+    try:
+        return (isinstance(value, str) and value in CLASS_WEIGHTS) or all(
+            POSITIVE.valid(weight) for _, weight in _weight_mapping(value).items()
+        )
+    except (ValueError, SyntaxError):
+        return False
 
 
 def prior_factor(section: Mapping[str, Any], class_counts: Any) -> np.ndarray:
@@ -278,8 +329,7 @@ def prior_factor(section: Mapping[str, Any], class_counts: Any) -> np.ndarray:
     counts = np.maximum(np.asarray(class_counts, np.float64), 1)
     factor = np.ones(len(counts))
     if section["class_weight"] != "none":
-        inverse = section["class_weight"] == "inverse"
-        factor = np.asarray(inverse_weights(counts) if inverse else effective_weights(counts, section["beta"]))
+        factor = np.asarray(_class_weights(section["class_weight"], counts, section["beta"]))
     if section["name"] in ("logit_adjustment", "balanced_softmax"):
         tau = section["tau"] if section["name"] == "logit_adjustment" else 1.0
         factor = factor / (counts / counts.sum()) ** tau
@@ -287,6 +337,9 @@ def prior_factor(section: Mapping[str, Any], class_counts: Any) -> np.ndarray:
 
 
 CLASS_WEIGHTS = ("none", "inverse", "effective")
+CLASS_WEIGHT = Kind(
+    ", or weights above 0 by class, such as \"{'yes': 10, 'no': 1}\"", _are_class_weights, str, CLASS_WEIGHTS
+)
 LOSSES = Registry[PerExampleLoss](
     "mbjax.losses",
     {
@@ -313,8 +366,8 @@ def has_margin(name: str) -> bool:
 
 OPTIONS = (  # of config.loss
     Option("name", "cross_entropy", LOSSES.kind, "which loss"),
-    Option("class_weight", "none", choice(CLASS_WEIGHTS), "weights of the classes: inverse of the frequency, or "
-           "by the effective number of examples"),
+    Option("class_weight", "none", CLASS_WEIGHT, "weights of the classes: inverse of the frequency, by the effective "
+           "number of examples, or by name"),
     Option("beta", 0.999, SHARE_BELOW_1, "of the effective number; published with LDAM: 0.9999"),
     Option("gamma", 2.0, NOT_NEGATIVE, "of focal and cosface"),
     Option("tau", 1.0, NOT_NEGATIVE, "of logit_adjustment"),

@@ -209,7 +209,7 @@ class TestTable:
             300,
             late=late,
             key=[f"k{i}" for i in range(300)],
-            day=[datetime.datetime(2020, 1, 1)] * 300,
+            day=[datetime.timedelta(1)] * 300,
             spare=1.0,
         )
         table = load_table(path, drop=("spare",))
@@ -217,7 +217,7 @@ class TestTable:
         assert table.notes == (
             "column 'late' left out: no value in the training part",
             "column 'key' left out: 240 distinct values in 240 rows name the row",
-            "column 'day' left out: datetime64[us] is neither a number nor a category",
+            "column 'day' left out: timedelta64[us] is neither a number nor a category",
         )
 
     def test_many_categories_share_a_feature(self, tmp_path):
@@ -286,9 +286,9 @@ class TestTable:
             ("t.csv", b"", r"t\.csv has no rows"),
             ("t.csv", b"a,y\n", r"t\.csv has no rows"),
             ("t.csv", b"a,y\n1,2\n1,2,3,4\n", r"t\.csv cannot be read as a table: .*line 3"),
-            ("t.csv", b"a,y\n\xff\xfe,1\n", r"t\.csv cannot be read as a table: .*utf-8"),
+            ("t.csv", b"a,y\n\xff\x81,1\n", r"t\.csv cannot be read as a table: it is no text in utf-8"),
             ("t.parquet", b"a,y\n1,2\n", r"t\.parquet cannot be read as a table"),
-            ("t.xlsx", b"PK", r"t\.xlsx: a file that ends in \.csv, \.csv\.gz or \.parquet is needed"),
+            ("t.xlsx", b"PK", r"t\.(xlsx: .* pip install openpyxl|xlsx cannot be read as a table)"),
         ],
     )
     def test_unreadable_files(self, tmp_path, name, content, message):

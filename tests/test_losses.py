@@ -240,6 +240,29 @@ def test_a_class_without_examples_leaves_the_inverse_weights_of_the_others_alone
     assert weights[1] == pytest.approx(40 / 2)  # as of a class of one
 
 
+def test_class_weights_by_name_multiply_each_examples_loss_and_are_told_to_priors():
+    classes, rng = ("no", "maybe", "yes"), np.random.default_rng(0)
+    weights = losses.read_class_weight("{'yes': 10, 'no': 0.5}", classes)
+    assert weights == losses.read_class_weight({"yes": 10, "no": 0.5}, classes) == (0.5, 1.0, 10.0)
+    assert losses.read_class_weight("inverse", classes) == "inverse"
+    logits, labels = rng.normal(size=(6, 3)), np.array([0, 1, 2, 2, 1, 0])
+    weighted, plain = (
+        losses.build("focal", class_counts=[5, 3, 1], class_weight=weight)(logits, labels)
+        for weight in (weights, "none")
+    )
+    np.testing.assert_allclose(weighted, plain * np.array(weights)[labels], rtol=1e-6)
+    factor = losses.prior_factor({"name": "focal", "class_weight": weights, "beta": 0.9}, [5, 3, 1])
+    np.testing.assert_allclose(factor, weights)
+    wrong = {
+        "{'ja': 2}": "there is no class 'ja' among no, maybe",
+        "{'yes': 0}": "weights above 0",
+        "balanced": "choose one",
+    }
+    for value, message in wrong.items():
+        with pytest.raises(UserError, match=message):
+            losses.read_class_weight(value, classes)
+
+
 @pytest.mark.parametrize("class_weight", ["inverse", "effective"])
 def test_class_weights_multiply_each_examples_loss(class_weight):
     logits, labels = jax.random.normal(jax.random.key(3), (8, 4)), jnp.arange(8) % 4

@@ -11,7 +11,7 @@ from mbjax.data import sources
 from mbjax.data.images import cifar10, digits
 from mbjax.data.images import labelled as images
 from mbjax.data.people import celeba, faces
-from mbjax.data.tables import fraud, loan, table, tabular
+from mbjax.data.tables import fraud, loan, table, table_options, tabular
 from mbjax.registry import Registry
 from mbjax.types import Dataset, UserError, count_classes
 
@@ -27,7 +27,7 @@ DATASETS = Registry[Any]("mbjax.datasets", {
     "faces": faces.load,
 })  # fmt: skip
 """Each task's loader, `load(*, seed, …) -> Dataset`; its options are the keys of `config.data`."""
-COMMON_OPTIONS = (sources.DIR_OPTION, sources.PATH_OPTION, tabular.TARGET_OPTION)
+COMMON_OPTIONS = (sources.DIR_OPTION, sources.PATH_OPTION, table_options.TARGET_OPTION)
 """What every section `data` has, whether its task uses it or not."""
 
 

@@ -1,13 +1,14 @@
 """Class numbers from labels, and seeded splits into train, validation and test."""
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold, train_test_split
 
-from mbjax.options import FLAG, NUMBER, Option
+from mbjax.options import FLAG, NUMBER, TEXT, Option
 from mbjax.types import UserError
 
 _BALANCED_PART = 1000  # keeps its random numbers apart from those of the streams, which are counted from 0
@@ -57,8 +58,7 @@ def hold_out(
     Raises:
       UserError: a share out of range, or a class with too few examples to stand on both sides.
     """
-    if not 0 < share < 1:
-        raise UserError(f"config.data.{option}={share}: a number above 0 and below 1 is needed")
+    _check_share(share, option)
     counts = np.bincount(y)
     for number in np.flatnonzero(counts == 1).tolist():
         raise UserError(
@@ -110,6 +110,8 @@ def balanced_part(y: np.ndarray, share: float, *, seed: int, classes: Sequence[s
 TEST_SHARE = Option("test_share", 0.2, NUMBER, "the share that is held out for test")
 VALIDATION_SHARE = Option("validation_share", 0.0, NUMBER, "the share of the training part that is held out; 0: none")
 STRATIFY = Option("stratify", True, FLAG, "whether every part has each class's share")
+GROUP = Option("group", "", TEXT, "a column, such as the customer: rows of one value are never in two parts")
+TIME = Option("time", "", TEXT, "a column of dates or numbers: the test part is the latest, then validation")
 
 
 def split_indices(
@@ -148,3 +150,96 @@ def split_indices(
         rest, held = hold_out(y[first[train]], validation_share, **options)
         parts = {"train": train[rest], "validation": train[held], "test": test}
     return {name: np.flatnonzero(np.isin(group, part)) for name, part in parts.items()}
+
+
+def split_by_group(
+    y: np.ndarray,
+    groups: np.ndarray,
+    *,
+    seed: int,
+    test_share: float = 0.2,
+    validation_share: float = 0.0,
+    stratify: bool = True,
+) -> dict[str, np.ndarray]:
+    """Splits examples so that those of one group are all in one part.
+
+    With `stratify` a part is so many folds of `sklearn.model_selection.StratifiedGroupKFold` as come near its share:
+    classes and sizes are as near as whole groups allow. Without, it is `GroupShuffleSplit`, whose shares count groups.
+
+    Args:
+      y: class numbers, `[n]`.
+      groups: the group of each example, `[n]`; of any type that can be told apart.
+      seed: of the draw. The test part does not depend on `validation_share`.
+      test_share: of all examples.
+      validation_share: of the training part; 0 for no validation part.
+      stratify: whether classes have their shares in every part, as far as that goes.
+
+    Returns:
+      See `split_indices`.
+
+    Raises:
+      UserError: a share out of range, or too few groups.
+    """
+    group = pd.factorize(groups)[0]
+    train, test = _hold_out_groups(y, group, test_share, seed, stratify, "test_share")
+    if not validation_share:
+        return {"train": train, "test": test}
+    rest, held = _hold_out_groups(y[train], group[train], validation_share, seed, stratify, "validation_share")
+    return {"train": train[rest], "validation": train[held], "test": test}
+
+
+def _hold_out_groups(
+    y: np.ndarray, group: np.ndarray, share: float, seed: int, stratify: bool, option: str
+) -> tuple[np.ndarray, np.ndarray]:
+    _check_share(share, option)
+    count, seed = len(np.unique(group)), seed % 2**32
+    if count < 2:
+        raise UserError(f"config.data.group: there is only {count} group where config.data.{option}={share} splits")
+    if not stratify:
+        shuffled = GroupShuffleSplit(n_splits=1, test_size=share, random_state=seed)
+        rest, held = next(shuffled.split(y, y, group))
+        return np.sort(rest), np.sort(held)
+    folds = max(min(10, count, int(np.bincount(y).max())), 2)
+    with warnings.catch_warnings(action="ignore"):  # of classes with fewer examples than folds
+        parts = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed).split(y, y, group)
+        chosen = [held for _, held in parts][: min(max(round(share * folds), 1), folds - 1)]
+    held = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(y)), held), held
+
+
+def split_by_time(
+    times: np.ndarray, *, test_share: float = 0.2, validation_share: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Splits examples by time: the latest are the test part, those before it validation. Equal times stay together.
+
+    Args:
+      times: `[n]`, floating point, none missing.
+      test_share: of all examples.
+      validation_share: of the training part; 0 for no validation part.
+
+    Returns:
+      See `split_indices`.
+
+    Raises:
+      UserError: a share out of range, or fewer distinct times than parts.
+    """
+    train, test = _hold_out_latest(times, test_share, "test_share")
+    if not validation_share:
+        return {"train": train, "test": test}
+    rest, held = _hold_out_latest(times[train], validation_share, "validation_share")
+    return {"train": train[rest], "validation": train[held], "test": test}
+
+
+def _hold_out_latest(times: np.ndarray, share: float, option: str) -> tuple[np.ndarray, np.ndarray]:
+    _check_share(share, option)
+    values, counts = np.unique(times, return_counts=True)
+    if len(values) < 2:
+        raise UserError(f"config.data.time: all examples that config.data.{option} splits are of one time")
+    later = np.cumsum(counts[::-1])[::-1][1:]  # examples from each time on, but the first
+    from_on = values[1:][np.abs(later - share * len(times)).argmin()]
+    return np.flatnonzero(times < from_on), np.flatnonzero(times >= from_on)
+
+
+def _check_share(share: float, option: str) -> None:
+    if not 0 < share < 1:
+        raise UserError(f"config.data.{option}={share}: a number above 0 and below 1 is needed")

@@ -22,8 +22,8 @@ from mbjax.evaluation.decisions import Decision
 from mbjax.predict.predictor import Predictor
 from mbjax.types import UserError, first_line
 
-FORMAT = 1
-"""The format that is written. Every one from 1 on is read."""
+FORMAT = 2
+"""The format that is written. Every one from 1 on is read; 2 has the steps of columns that are not written plainly."""
 ABOUT, WEIGHTS = "model.json", "weights.safetensors"
 
 

@@ -1,5 +1,6 @@
-"""Tables to predict on: frames as pandas has them, and CSV and Parquet files of any size in chunks."""
+"""Tables to predict on: frames as pandas has them, and files of any size in chunks."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mbjax.data.tables import unpacked
+from mbjax.data.tables import reading
 from mbjax.data.tables.columns import TableColumns
 from mbjax.options import listed
-from mbjax.types import UserError
+from mbjax.sampling.prefetch import prefetch
+from mbjax.types import UserError, first_line
 
 
 def as_frame(X: Any, columns: TableColumns) -> pd.DataFrame:
@@ -45,65 +47,25 @@ def count_rows(path: Path) -> int | None:
     try:
         return pq.ParquetFile(path).metadata.num_rows
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
+        raise UserError(f"{path} cannot be read as a table: {first_line(error)}") from None
 
 
 def read(path: Path, columns: TableColumns, *, rows: int) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
     """Yields a file's rows in chunks, and their features.
 
     Args:
-      path: a `.parquet`, `.csv` or `.csv.gz` file.
+      path: a file of the forms of `mbjax.data.tables.reading`.
       columns: the model's.
       rows: of a chunk.
 
     Raises:
       UserError: another kind of file, one that cannot be read, or what `TableColumns` raises.
     """
-    if path.suffix == ".parquet":
-        frames = _read_parquet(path, rows)
-    elif ".csv" in path.suffixes:
-        frames = _read_csv(path, columns, rows)
-    else:
-        raise UserError(f"{path}: a file that ends in .csv, .csv.gz or .parquet is needed")
+    frames = reading.chunks(path, columns.csv, rows=rows, wanted=columns.used, text=columns.text)
     start = 0
-    for number, frame in enumerate(frames):
-        if not number:  # which may have no rows: whoever writes the chunks learns the columns from it
-            columns.check(list(frame.columns), path.name)
-        yield frame, columns.transform(frame, source=path.name, start=start)
-        start += len(frame)
-
-
-def _read_parquet(path: Path, rows: int) -> Iterator[pd.DataFrame]:
-    try:
-        file = pq.ParquetFile(path)
-        yield file.schema_arrow.empty_table().to_pandas()  # the columns, of a file without rows, too
-        for batch in file.iter_batches(batch_size=rows):
-            yield batch.to_pandas()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _read_csv(path: Path, columns: TableColumns, rows: int) -> Iterator[pd.DataFrame]:
-    # Strings stay as they are spelled: a chunk of a column of codes may hold nothing but digits.
-    text: dict[Any, Any] = {category.name: str for category in columns.categories}
-    try:
-        with (
-            unpacked.opened(path) as source,
-            pd.read_csv(source, chunksize=rows, dtype=text, low_memory=False) as reader,
-        ):
-            for frame in reader:
-                yield frame
-                if isinstance(source, unpacked.Unpacked):
-                    source.taken = 0  # memory has to hold a chunk
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path} is empty: a line of column names is needed") from None
-    except UserError:
-        raise
-    except Exception as error:  # whatever pandas and the decompressors raise of a damaged file
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{path} cannot be read as a table: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
-    )
+    with contextlib.closing(prefetch(frames)) as ahead:  # a thread reads while this one computes
+        for number, frame in enumerate(ahead):
+            if not number:  # which may have no rows: whoever writes the chunks learns the columns from it
+                columns.check(list(frame.columns), path.name)
+            yield frame, columns.transform(frame, source=path.name, start=start)
+            start += len(frame)

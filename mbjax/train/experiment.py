@@ -132,6 +132,7 @@ def assemble(
     sections = {
         key: value.to_dict() for key, value in config.items() if isinstance(value, ml_collections.FrozenConfigDict)
     }
+    sections["loss"]["class_weight"] = losses.read_class_weight(sections["loss"]["class_weight"], dataset.classes)
     platform = platform or jax.default_backend()
     outputs = 1 if len(dataset.classes) == 2 else len(dataset.classes)
     model = models.build(**sections["model"], outputs=outputs, platform=platform)

@@ -52,11 +52,12 @@ class Folder:
         Raises:
           UserError: it has a run of another one, which is more than another number of updates.
         """
-        old, new = self._config(), config_lib.flatten(json.loads(config.to_json_best_effort()))
+        old, values = self._config(), json.loads(config.to_json_best_effort())
         if not old:
             return False
+        new = config_lib.flatten(values)
         old = {config_lib.RENAMED.get(key, key): value for key, value in config_lib.flatten(old).items()}
-        old = {**{key: value for key, value in config_lib.defaults().items() if key in new}, **old}
+        old = {**{key: value for key, value in config_lib.defaults(values).items() if key in new}, **old}
         changed = [k for k in sorted(old | new) if k not in (*_ELSEWHERE, _SINCE) and old.get(k) != new.get(k)]
         if others := [key for key in changed if key not in _LENGTH]:
             differences = ", ".join(f"{k} {shown(old.get(k))} there, {shown(new.get(k))} here" for k in others[:3])

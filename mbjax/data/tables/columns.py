@@ -13,6 +13,7 @@ from pandas.api import types as dtypes
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, RobustScaler, StandardScaler
 
+from mbjax.data.tables.steps import Step, apply, step_from_dict
 from mbjax.options import listed, shown
 from mbjax.types import UserError
 
@@ -65,6 +66,8 @@ class Category:
 class TableColumns:
     """Turns raw columns into the features that a network was trained on: numbers first, then the categories.
 
+    Columns that are not written as plain numbers or words go through a step first, which may make several of one.
+
     Attributes:
       columns: the training table's columns in its order, without the target and those dropped by name. Some may have
         been left out since: they are neither numbers nor categories here.
@@ -72,6 +75,8 @@ class TableColumns:
       categories: likewise.
       ignored: columns that a table may have without a warning: the target and those dropped by name.
       dtype: what numbers are scaled in, `"float64"` or `"float32"`.
+      steps: of columns that are not written plainly.
+      csv: what was set of `config.data.csv`; new files are read so.
     """
 
     columns: tuple[str, ...]
@@ -79,6 +84,8 @@ class TableColumns:
     categories: tuple[Category, ...]
     ignored: tuple[str, ...] = ()
     dtype: str = "float64"
+    steps: tuple[Step, ...] = ()
+    csv: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -90,24 +97,30 @@ class TableColumns:
         scale: Sequence[str] | None = None,
         ignored: Sequence[str] = (),
         robust: bool = False,
+        columns: Sequence[str] | None = None,
+        steps: Sequence[Step] = (),
+        csv: Mapping[str, Any] | None = None,
     ) -> Self:
         """Learns medians, means, deviations, the most frequent values and the categories of a training part.
 
         Args:
-          train: its raw columns, with a value at least in each that is named.
+          train: its columns, after the steps, with a value at least in each that is named.
           numbers: the columns of numbers.
           categories: the columns of strings, categories or bools.
           scale: the numbers to scale; all if None. The others come first.
           ignored: see the attribute.
           robust: scales by the median and the distance of the quartiles in place of the mean and the deviation, and
             cuts what is ten such distances away.
+          columns: before the steps; those of `train` if None.
+          steps, csv: see the attributes.
         """
         scaled = [name for name in numbers if scale is None or name in scale]
         plain = [name for name in numbers if name not in scaled]
         scaler = RobustScaler() if robust else StandardScaler()
         learned = [*_fit_numbers(train, plain, None), *_fit_numbers(train, scaled, scaler)]
         places = tuple(_fit_category(train.loc[:, name]) for name in categories)
-        return cls(tuple(map(str, train.columns)), tuple(learned), places, tuple(ignored))
+        raw = tuple(map(str, train.columns if columns is None else columns))
+        return cls(raw, tuple(learned), places, tuple(ignored), steps=tuple(steps), csv=csv or {})
 
     @property
     def features(self) -> int:
@@ -117,7 +130,21 @@ class TableColumns:
     @property
     def used(self) -> tuple[str, ...]:
         """The columns that a table must have."""
+        return tuple(dict.fromkeys(self._sources.get(name, name) for name in self.made))
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The columns that features are made of, after the steps."""
         return (*(number.name for number in self.numbers), *(category.name for category in self.categories))
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The columns of a CSV file that stay as they are spelled: of codes, a part may hold nothing but digits."""
+        return (*(category.name for category in self.categories), *(step.name for step in self.steps))
+
+    @functools.cached_property
+    def _sources(self) -> dict[str, str]:
+        return {made: step.name for step in self.steps for made in step.makes}
 
     def check(self, columns: Sequence[str], source: str) -> None:
         """Warns of columns that training did not see.
@@ -158,6 +185,10 @@ class TableColumns:
         Raises:
           UserError: a number's column holds something else, or an infinite value.
         """
+        return self.encode(apply(self.steps, frame, source, start), source=source, start=start)
+
+    def encode(self, frame: pd.DataFrame, *, source: str = "the table", start: int = 0) -> np.ndarray:
+        """`transform` of columns that went through the steps."""
         x = np.zeros((len(frame), self.features), np.float32)
         if self.numbers:
             x[:, : len(self.numbers)] = self._scaled(frame, source, start)
@@ -218,6 +249,8 @@ class TableColumns:
             categories=tuple(Category(**category) for category in about["categories"]),
             ignored=tuple(about["ignored"]),
             dtype=about["dtype"],
+            steps=tuple(map(step_from_dict, about.get("steps", ()))),  # none in format 1
+            csv=about.get("csv", {}),
         )
 
 

@@ -11,19 +11,21 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mbjax import sealed
-from mbjax.data.sources import DIR_OPTION, PATH_OPTION, expand, find_own
+from mbjax.data.sources import expand, find_own
 from mbjax.data.splits import VALIDATION_SHARE
-from mbjax.data.tables import table_files, table_reader
+from mbjax.data.tables import table_files, table_options, table_reader
 from mbjax.data.tables.columns import Category, Number, TableColumns
+from mbjax.data.tables.csv_dialect import DEFAULTS
+from mbjax.data.tables.moments import Moments
+from mbjax.data.tables.spelling import Numbers, Words
 from mbjax.data.tables.table_reader import Rows, Scaling, Table
-from mbjax.data.tables.tabular import DROP_OPTION, TARGET_OPTION
 from mbjax.options import NUMBER, TEXT, WHOLE, Option, listed
 from mbjax.types import Dataset, Split, UserError, count_classes
 
@@ -34,10 +36,7 @@ _SPLIT = 1001  # keeps its random numbers apart from those of the streams, which
 
 
 OPTIONS = (  # of config.data
-    PATH_OPTION,
-    TARGET_OPTION,
-    DIR_OPTION,
-    DROP_OPTION,
+    *table_options.SHARED,
     Option("prepared", "", TEXT, "the folder that Parquet and CSV files become arrays in, once"),
     Option("test_share", None, NUMBER, "of the blocks; 0.2 if unset, but a million rows at most"),
     VALIDATION_SHARE,
@@ -52,6 +51,8 @@ def load(
     target: str = "",
     dir: str = "",
     drop: Sequence[str] = (),
+    csv: Mapping[str, Any] = DEFAULTS,
+    columns: str | Mapping[str, str] = "",
     prepared: str = "",
     test_share: float | None = None,
     validation_share: float = 0.0,
@@ -73,6 +74,8 @@ def load(
       target: the column of labels; of arrays none, they have `y.npy`.
       dir: the data folder; see `mbjax.data.sources.data_dir`.
       drop: columns to leave out; of arrays none.
+      csv: how a CSV file is written, where that is not to be found: `csv_dialect.DEFAULTS` has the keys.
+      columns: what columns are: `{"zip": "category"}` or `{"note": "drop"}`, or this as text.
       prepared: the folder that Parquet and CSV files become arrays in, and that is used again while they are the same.
       test_share: of the blocks; if not given 0.2, but a million rows at most, for the memory that scoring takes grows
         with them.
@@ -87,19 +90,19 @@ def load(
     Raises:
       UserError: files that are missing or hold something else, or labels, features or a share that cannot be used.
     """
-    folder = _arrays_of(path, target=target, dir=dir, drop=drop, prepared=prepared)
+    folder = _arrays_of(path, target=target, dir=dir, drop=drop, prepared=prepared, csv=csv, columns=columns)
     table = Table(folder / "x.npy")
-    columns = _columns(folder / "columns.json", table.shape[1])
-    y, classes, notes = _labels(folder / "y.npy", len(table), columns.classes)
+    about = _columns(folder / "columns.json", table.shape[1])
+    y, classes, notes = _labels(folder / "y.npy", len(table), about.classes)
     parts = _split(len(table), table.block, seed=seed, test_share=test_share, validation_share=validation_share)
-    scaling = _scaling(folder, table, parts["train"], columns)
+    scaling = _scaling(folder, table, parts["train"], about)
 
     labels = {name: _rows_of_blocks(y, blocks, table.block) for name, blocks in parts.items()}
     del y
     keep = {"train": _rare_rows(labels["train"], kept_mb * 10**6 // (4 * table.shape[1]))}
     x = {name: Rows(table, scaling, blocks, keep=keep.get(name, ())) for name, blocks in parts.items()}
     splits = {name: Split(x[name], y if name == "train" else y.astype(np.int32)) for name, y in labels.items()}
-    notes = [*columns.notes, *notes, *_missing_notes(columns, scaling), f"split by blocks of {table.block} rows"]
+    notes = [*about.notes, *notes, *_missing_notes(about, scaling), f"split by blocks of {table.block} rows"]
     scored = {}
     if len(splits["train"]) > _SCORED:
         some = _sample(labels["train"], _SCORED // table.block, table.block)
@@ -109,15 +112,16 @@ def load(
     overlap = len(splits["test"]) / (len(table) - len(splits["test"]))
     return Dataset(
         splits, classes, folder.name, notes=tuple(notes), scored=scored, overlap=overlap,
-        preprocessing=columns.learned(scaling),
+        preprocessing=about.learned(scaling),
     )  # fmt: skip
 
 
-def _arrays_of(path: str, *, target: str, dir: str, drop: Sequence[str], prepared: str) -> Path:
+def _arrays_of(path: str, *, target: str, dir: str, drop: Sequence[str], prepared: str, csv: Any, columns: Any) -> Path:
     """The folder of arrays that `path` is, or is made into."""
+    treatments, drop = table_options.read_treatments(columns, drop)
     place = find_own(path, dir, wanted="a folder of arrays, or Parquet or CSV,")
     if (place / "x.npy").is_file():
-        for key, value in (("target", target), ("drop", drop), ("prepared", prepared)):
+        for key, value in (("target", target), ("drop", drop), ("prepared", prepared), ("columns", columns)):
             if value:
                 raise UserError(f"config.data.{key}={value!r}: {place} holds arrays, x.npy and y.npy, and takes none")
         return place
@@ -129,7 +133,7 @@ def _arrays_of(path: str, *, target: str, dir: str, drop: Sequence[str], prepare
             "folder for them with --config.data.prepared=FOLDER"
         )
     folder = expand(prepared).absolute()
-    table_files.prepare(place, folder, target=target, drop=drop)
+    table_files.prepare(place, folder, target=target, drop=drop, csv=csv, treatments=treatments)
     return folder
 
 
@@ -142,6 +146,8 @@ class Columns(NamedTuple):
     notes: tuple[str, ...]
     raw: tuple[dict[str, Any], ...]  # the columns of the file that the arrays were made of; see `table_files.prepare`
     ignored: tuple[str, ...]  # of its columns: the target and those left out by name
+    decimal: tuple[str, ...]  # the mark in a CSV file, if it is no point
+    codes: tuple[str, ...]  # of its columns: those set to be categories
 
     def learned(self, scaling: Scaling) -> TableColumns:
         """What makes features of the file's raw columns, or, where the arrays are the user's own, of these features."""
@@ -163,7 +169,9 @@ class Columns(NamedTuple):
             categories.append(Category(column["name"], column["width"], places))
             place += column["width"]
         names = tuple(column["name"] for column in self.raw)
-        return TableColumns(names, tuple(numbers), tuple(categories), self.ignored, dtype="float32")
+        marked = self.decimal == (",",)
+        steps = [Numbers(number.name, ",") for number in numbers if marked] + [Words(name) for name in self.codes]
+        return TableColumns(names, tuple(numbers), tuple(categories), self.ignored, dtype="float32", steps=tuple(steps))
 
 
 def _columns(file: Path, features: int) -> Columns:
@@ -183,7 +191,7 @@ def _columns(file: Path, features: int) -> Columns:
     plain = about.get("plain", ())
     if unknown := [name for name in plain if name not in names]:
         raise UserError(f"{file}: {unknown[0]!r} in plain is none of the names")
-    known = [about.get(key, ()) for key in ("classes", "notes", "columns", "ignored")]
+    known = [about.get(key, ()) for key in ("classes", "notes", "columns", "ignored", "decimal", "codes")]
     return Columns(names, np.isin(names, plain), *known)
 
 
@@ -297,7 +305,7 @@ def _scaling(folder: Path, table: Table, train: np.ndarray, columns: Columns) ->
 def _fit(source: str, table: Table, train: np.ndarray, columns: Columns) -> Scaling:
     sha = hashlib.sha256(repr((table.shape, columns.plain.tolist())).encode())
     in_train = np.isin(np.arange(-(-len(table) // table.block)), train)
-    moments, missing = _Moments(table.shape[1]), np.zeros(table.shape[1], np.int64)
+    moments, missing = Moments(table.shape[1]), np.zeros(table.shape[1], np.int64)
     blocks = max(_CHUNK_BYTES // (4 * table.shape[1] * table.block), 1)  # of a chunk
     for first in range(0, len(in_train), blocks):
         start = first * table.block
@@ -313,41 +321,6 @@ def _fit(source: str, table: Table, train: np.ndarray, columns: Columns) -> Scal
     fill = np.where(columns.plain, mean, 0)
     floats = [array.astype(np.float32) for array in (shift, factor, fill)]
     return Scaling(*floats, missing=missing, empty=empty, digest=np.array(sha.hexdigest()))
-
-
-class _Moments:
-    """Means and variances of columns with missing values, chunk by chunk.
-
-    Two parts of a sample are merged as in Chan, Golub and LeVeque, "Algorithms for computing the sample variance"
-    (1983). scikit-learn's `StandardScaler.partial_fit` does the same, but of a column whose first chunk has no value it
-    gives NaN.
-    """
-
-    def __init__(self, columns: int):
-        self.count, self.mean, self._squares = np.zeros(columns, np.int64), np.zeros(columns), np.zeros(columns)
-
-    def add(self, x: np.ndarray) -> None:
-        """Takes in `x`, `[rows, columns]`."""
-        missing = np.isnan(x)
-        count = len(x) - missing.sum(0)
-        x = np.where(missing, 0, x.astype(np.float64))
-        mean = x.sum(0) / np.maximum(count, 1)
-        x = np.where(missing, 0, x - mean)
-        total, step = np.maximum(self.count + count, 1), mean - self.mean
-        self._squares += np.einsum("ij,ij->j", x, x) + step**2 * self.count / total * count
-        self.mean += step * count / total
-        self.count += count
-
-    def zero(self) -> np.ndarray:
-        """Whether every value is zero."""
-        return (self.mean == 0) & (self._squares == 0)
-
-    def deviation(self) -> np.ndarray:
-        """The standard deviation; 1 where there is none but for rounding, as scikit-learn has it."""
-        n, eps = np.maximum(self.count, 1), np.finfo(np.float64).eps
-        variance = self._squares / n
-        constant = variance <= n * eps * variance + (n * self.mean * eps) ** 2
-        return np.where(constant, 1, np.sqrt(variance))
 
 
 def _check_finite(source: str, x: np.ndarray, start: int, columns: Columns) -> None:

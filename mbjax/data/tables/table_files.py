@@ -4,7 +4,7 @@ import collections
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +12,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
-from pyarrow import compute, csv
+from pyarrow import compute
 
 from mbjax import atomic
 from mbjax.data.splits import encode_labels
+from mbjax.data.tables import csv_dialect, dates, spelling, table_options
 from mbjax.data.tables.columns import MAX_CATEGORIES
+from mbjax.data.tables.csv_batches import CsvBatches
+from mbjax.data.tables.csv_dialect import DEFAULTS, Dialect
 from mbjax.data.tables.tabular import check_columns
 from mbjax.options import shown
 from mbjax.types import UserError, first_line
@@ -24,7 +27,6 @@ from mbjax.types import UserError, first_line
 log = logging.getLogger("mbjax")
 pc: Any = compute  # whose functions are made when it is imported: no type checker knows them
 _ROWS = 65_536  # rows of a batch
-_CSV_BYTES = 2**24  # of a CSV file that are parsed at a time; the first of them tell the types of its columns
 _MAX_CLASSES = 1000
 _MAX_DISTINCT = 10_000  # values of a column of strings that are counted; with more of them it names the row
 _MEND = "delete it to have it made anew, or choose another with --config.data.prepared"
@@ -64,7 +66,10 @@ class _Column(NamedTuple):
         return {"name": self.name, "width": len(self.features), "places": places}
 
 
-def prepare(place: Path, folder: Path, *, target: str, drop: Sequence[str]) -> None:
+def prepare(
+    place: Path, folder: Path, *, target: str, drop: Sequence[str], csv: Mapping[str, Any] = DEFAULTS,
+    treatments: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     """Makes the arrays of a table, unless the folder holds them already.
 
     Numbers stay as they are, missing ones are NaN; bools are 0 and 1. A column of strings becomes a feature for each
@@ -80,13 +85,21 @@ def prepare(place: Path, folder: Path, *, target: str, drop: Sequence[str]) -> N
       folder: what to make; it gets its name when all of it is written.
       target: the column of labels.
       drop: columns to leave out.
+      csv: how a CSV file is written, where that is not to be found.
+      treatments: columns that are categories, whatever they hold.
 
     Raises:
-      UserError: files that cannot be read, a missing column, labels that are missing or continuous, a folder that was
-        made of other files or cannot be written.
+      UserError: files that cannot be read, numbers or dates that are not written plainly, a missing column, labels that
+        are missing or continuous, a folder that was made of other files or cannot be written.
     """
+    treatments, csv = dict(treatments or {}), {**DEFAULTS, **csv}
+    if other := [name for name, what in treatments.items() if what != "category"]:
+        raise UserError(
+            f"config.data.columns: {other[0]!r} is {treatments[other[0]]!r}, and the task table, which converts "
+            "nothing, takes category and drop alone: use --config.task=tabular"
+        )
     files = _files(place)
-    digest = _digest(files, target, drop)
+    digest = _digest(files, target, drop, {k: v for k, v in csv.items() if v != DEFAULTS[k]}, treatments)
     if folder.exists():
         if _digest_of(folder) != digest:
             raise UserError(f"{folder} was not prepared from {place} as it is, with this target and drop: {_MEND}")
@@ -94,7 +107,7 @@ def prepare(place: Path, folder: Path, *, target: str, drop: Sequence[str]) -> N
     log.info("%s: making arrays of it in %s, once", place, folder)
     try:
         with atomic.making(folder) as part:
-            about = _write(part, files, place.name, target=target, drop=drop)
+            about = _write(part, files, place.name, target=target, drop=drop, csv=csv, codes=list(treatments))
             (part / "columns.json").write_text(json.dumps({**about, "digest": digest}))
     except OSError as error:
         raise UserError(
@@ -123,10 +136,11 @@ def _files(place: Path) -> list[Path]:
     return files
 
 
-def _digest(files: Sequence[Path], target: str, drop: Sequence[str]) -> str:
+def _digest(files: Sequence[Path], target: str, drop: Sequence[str], *settings: Mapping[str, Any]) -> str:
     """Names the files by their names, sizes and times, and what is made of them."""
+    own = tuple(sorted(setting.items()) for setting in settings) if any(settings) else ()
     about = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-    return hashlib.sha256(repr((about, target, sorted(drop), MAX_CATEGORIES, _MAX_DISTINCT)).encode()).hexdigest()
+    return hashlib.sha256(repr((about, target, sorted(drop), MAX_CATEGORIES, _MAX_DISTINCT, *own)).encode()).hexdigest()
 
 
 def _digest_of(folder: Path) -> str:
@@ -136,14 +150,22 @@ def _digest_of(folder: Path) -> str:
         return ""
 
 
-def _write(part: Path, files: list[Path], name: str, *, target: str, drop: Sequence[str]) -> dict[str, Any]:
+def _write(
+    part: Path, files: list[Path], name: str, *, target: str, drop: Sequence[str], csv: Mapping[str, Any],
+    codes: Collection[str],
+) -> dict[str, Any]:  # fmt: skip
     """Writes `x.npy` and `y.npy`; returns what belongs into `columns.json`."""
-    source = _open(files, target)
+    dialect = None if files[0].suffix == ".parquet" else csv_dialect.detect(files[0], csv, wanted=[target])
+    decimal = csv["decimal"] or ("," if dialect and dialect.text else ".")
+    source = _open(files, target, dialect, decimal, codes)
     check_columns(source.schema.names, target=target, drop=drop, source=name)
-    fields = [field for field in source.schema if field.name != target and field.name not in drop]
-    text = [field.name for field in fields if _is_text(field.type)]
-    rows, labels, counted = _count(source, name, target, text)
-    columns, notes = _columns(fields, counted, rows)
+    table_options.check_named(source.schema.names, codes, "columns", name)
+    blank = (*drop, *(dialect.blank if dialect else ()))
+    fields = [field for field in source.schema if field.name != target and field.name not in blank]
+    text = [field.name for field in fields if _is_text(field.type) or field.name in codes]
+    rows, labels, counted = _count(source, name, target, text, codes, typed=dialect is None)
+    columns, notes = _columns(fields, counted, rows, codes)
+    notes = [*(dialect.notes if dialect else ()), *notes]
     if not columns:
         raise UserError(f"{name}: no feature is left beside {target!r}; {'; '.join(notes)}")
     names = [feature for column in columns for feature in column.features]
@@ -163,6 +185,7 @@ def _write(part: Path, files: list[Path], name: str, *, target: str, drop: Seque
     return {
         "names": names, "plain": plain, "classes": labels.classes, "notes": [*labels.notes, *notes],
         "columns": [column.described() for column in columns], "ignored": [target, *drop],
+        "decimal": [decimal] * (decimal != "."), "codes": list(codes),
     }  # fmt: skip
 
 
@@ -170,25 +193,15 @@ def _header(stream: Any, dtype: str, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
 
 
-def _open(files: list[Path], target: str) -> Any:
-    """The files as one table."""
-    paths = [str(file) for file in files]
+def _open(files: list[Path], target: str, dialect: Dialect | None, decimal: str, codes: Collection[str]) -> Any:
+    """The files as one table; of a CSV file, as it is written."""
     try:
-        if files[0].suffix == ".parquet":
+        if dialect is None:
             # Else whole row groups, which may have a million rows, are read ahead.
             scan = pads.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
-            return pads.dataset(paths, format=pads.ParquetFileFormat(default_fragment_scan_options=scan))
-        options = csv.ReadOptions(block_size=_CSV_BYTES), csv.ConvertOptions(strings_can_be_null=True)
-        form = pads.CsvFileFormat(read_options=options[0], convert_options=options[1])
-        source = pads.dataset(paths, format=form)
-        # What begins with whole numbers, or with nothing at all, may go on with others.
-        wide = [
-            field.with_type(pa.float64())
-            if field.name != target and (pa.types.is_integer(field.type) or pa.types.is_null(field.type))
-            else field
-            for field in source.schema
-        ]
-        return pads.dataset(paths, format=form, schema=pa.schema(wide))
+            form = pads.ParquetFileFormat(default_fragment_scan_options=scan)
+            return pads.dataset([str(file) for file in files], format=form)
+        return CsvBatches(files[0], dialect, decimal=decimal, target=target, codes=codes)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(files[0].name, error) from None
 
@@ -206,9 +219,13 @@ def _unreadable(name: str, error: Exception) -> UserError:
 
 
 def _count(
-    source: Any, name: str, target: str, text: Sequence[str]
+    source: Any, name: str, target: str, text: Sequence[str], codes: Collection[str], *, typed: bool
 ) -> tuple[int, Labels, dict[str, collections.Counter | None]]:
-    """Counts rows, labels, and the values of columns of strings: None where there are too many."""
+    """Counts rows, labels, and the values of columns of strings: None where there are too many.
+
+    Raises:
+      UserError: what are no labels; or strings that spell numbers or dates, of columns that are not in `codes`.
+    """
     rows, labels = 0, collections.Counter()
     counted: dict[str, collections.Counter | None] = {column: collections.Counter() for column in text}
     for batch in _batches(source, name, list(dict.fromkeys([target, *text]))):
@@ -221,11 +238,15 @@ def _count(
             )
         for column, counter in counted.items():
             if counter is not None:
-                counter.update(_counter(batch.column(column)))
-                counted[column] = counter if len(counter) <= _MAX_DISTINCT else None
+                counter.update(_counter(batch.column(column), text=True))
+                if len(counter) > _MAX_DISTINCT:
+                    _check_words(counter, column, name, codes, typed)
+                    counted[column] = None
         rows += batch.num_rows
     if not rows:
         raise UserError(f"{name} has no rows")
+    for column, counter in counted.items():
+        _check_words(counter or {}, column, name, codes, typed)
     if unusable := next((value for value in labels if isinstance(value, list | dict | tuple)), None):
         raise UserError(f"{name}: column {target!r} holds {shown(unusable)}: texts or whole numbers are needed")
     encoded = encode_counted(list(labels), list(labels.values()))
@@ -246,28 +267,47 @@ def _check_labels(column: Any, name: str, target: str, before: int) -> None:
         )
 
 
-def _counter(column: Any) -> collections.Counter:
-    counts = pc.value_counts(_decoded(column))
+def _check_words(
+    counter: Mapping[str | None, int], column: str, name: str, codes: Collection[str], typed: bool
+) -> None:
+    """Raises a UserError if a column's strings spell numbers or dates."""
+    counts = {text: count for text, count in counter.items() if text is not None}
+    if column in codes or not counts:
+        return
+    dated = dates.look(column, counts, settle=False)
+    if (dated and dated.step) or spelling.look(column, counts, missing=0, typed=typed).marks:
+        what = "dates" if dated else "numbers"
+        raise UserError(
+            f"{name}: column {column!r} has {what} such as {shown(next(iter(counts)))}, and the task table converts "
+            f"nothing: use --config.task=tabular, or set --config.data.columns=\"{{{column!r}: 'category'}}\" or 'drop'"
+        )
+
+
+def _counter(column: Any, *, text: bool = False) -> collections.Counter:
+    column = _decoded(column)
+    counts = pc.value_counts(column.cast(pa.string()) if text else column)
     return collections.Counter(dict(zip(counts.field(0).to_pylist(), counts.field(1).to_pylist(), strict=True)))
 
 
 def _columns(
-    fields: Sequence[Any], counted: dict[str, collections.Counter | None], rows: int
+    fields: Sequence[Any], counted: dict[str, collections.Counter | None], rows: int, codes: Collection[str]
 ) -> tuple[list[_Column], list[str]]:
     """What the columns become, numbers first; notes say which are left out and why."""
     numbers, categories, notes = [], [], []
     for field in fields:
         kind, column = field.type, field.name
-        if pa.types.is_boolean(kind):
+        if pa.types.is_boolean(kind) and column not in counted:
             numbers.append(_Column(column, [column], plain=True))
-        elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        elif column not in counted and (
+            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        ):
             numbers.append(_Column(column, [column], plain=False))
         elif column not in counted:
             notes.append(f"column {column!r} left out: {kind} is neither a number nor a category")
         else:
             counter = counted[column]
             missing = 0 if counter is None else counter.pop(None, 0)
-            if counter is None or len(counter) > max(MAX_CATEGORIES, rows / 2):
+            if counter is None or (len(counter) > max(MAX_CATEGORIES, rows / 2) and column not in codes):
                 many = f"more than {_MAX_DISTINCT:,}" if counter is None else len(counter)
                 notes.append(f"column {column!r} left out: {many} distinct values in {rows} rows name the row")
             elif not counter:

@@ -1,7 +1,8 @@
-"""`tabular`: any CSV or Parquet file with a column of labels; and what every table shares on its way to arrays."""
+"""`tabular`: any file of a table with a column of labels; and what every table shares on its way to arrays."""
 
+import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,21 @@ import numpy as np
 import pandas as pd
 from pandas.api import types as dtypes
 
-from mbjax.data.sources import DIR_OPTION, PATH_OPTION, find_own
-from mbjax.data.splits import STRATIFY, TEST_SHARE, VALIDATION_SHARE, encode_labels, split_indices
-from mbjax.data.tables import unpacked
+from mbjax.data import splits
+from mbjax.data.sources import find_own
+from mbjax.data.splits import GROUP, STRATIFY, TEST_SHARE, TIME, VALIDATION_SHARE, encode_labels
+from mbjax.data.tables import reading, suspects, table_options
+from mbjax.data.tables import treatments as look
 from mbjax.data.tables.columns import MAX_CATEGORIES, TableColumns, as_numbers, numbers_with_blanks
-from mbjax.options import TEXT, TEXTS, Option, listed
-from mbjax.types import Dataset, Split, UserError, first_line
+from mbjax.data.tables.csv_dialect import DEFAULTS
+from mbjax.data.tables.dates import Dates
+from mbjax.data.tables.reading import read_table
+from mbjax.data.tables.steps import Step, apply
+from mbjax.data.tables.treatments import Learned
+from mbjax.options import listed
+from mbjax.types import Dataset, Split, UserError
 
-TARGET_OPTION = Option("target", "", TEXT, "the column of labels")
-DROP_OPTION = Option("drop", (), TEXTS, "columns to leave out")
-OPTIONS = (  # of config.data
-    PATH_OPTION, TARGET_OPTION, DIR_OPTION, DROP_OPTION, TEST_SHARE, VALIDATION_SHARE, STRATIFY,
-)  # fmt: skip
+OPTIONS = (*table_options.SHARED, GROUP, TIME, TEST_SHARE, VALIDATION_SHARE, STRATIFY)  # of config.data
 
 
 def load(
@@ -30,30 +34,98 @@ def load(
     target: str = "",
     dir: str = "",
     drop: Sequence[str] = (),
+    csv: Mapping[str, Any] = DEFAULTS,
+    columns: str | Mapping[str, str] = "",
+    group: str = "",
+    time: str = "",
     test_share: float = 0.2,
     validation_share: float = 0.0,
     stratify: bool = True,
 ) -> Dataset:
     """Loads a table of one's own; `from_frame` says what becomes of its columns.
 
+    How a CSV file is written is found (`mbjax.data.tables.csv_dialect`), and so is what its columns spell
+    (`mbjax.data.tables.treatments`); notes say what was found.
+
     Args:
       seed: of the split.
-      path: a `.csv` (also `.csv.gz`) or `.parquet` file: absolute, or relative to the working directory, else to the
-        data folder.
+      path: a file of the forms of `mbjax.data.tables.reading`: absolute, or relative to the working directory, else to
+        the data folder.
       target: the column of labels.
       dir: the data folder; see `mbjax.data.sources.data_dir`.
       drop: columns to leave out.
+      csv: how a CSV file is written, where that is not to be found: `csv_dialect.DEFAULTS` has the keys.
+      columns: what columns are, where that is not to be found: `{"zip": "category"}`, or this as text.
+      group: a column whose equal values stay in one part; see `mbjax.data.splits.split_by_group`.
+      time: a column of dates or numbers to split by; see `mbjax.data.splits.split_by_time`.
       test_share, validation_share, stratify: see `mbjax.data.splits.split_indices`.
 
     Raises:
       UserError: a missing or unreadable file, a missing column, or labels or features that cannot be used.
     """
     file = find_own(path, dir, wanted="a CSV or Parquet file")
-    frame = read_table(file)
-    check_columns(list(frame.columns), target=target, drop=drop, source=file.name)
-    frame = frame.drop(columns=[name for name in drop if name != target])
-    shares = {"test_share": test_share, "validation_share": validation_share, "stratify": stratify}
-    return from_frame(frame, target, source=file.name, seed=seed, dropped=drop, **shares)
+    given, dropped = table_options.read_treatments(columns, drop)
+    raw, learned = read_and_learn(
+        file, target=target, drop=dropped, csv=csv, treatments=given, named={"group": group, "time": time}
+    )
+    frame = raw.frame.drop(columns=[name for name in dropped if name != target])
+    codes = [name for name, what in given.items() if what == "category"]
+    return from_frame(
+        frame, target, source=file.name, seed=seed, dropped=dropped, learned=learned, notes=raw.notes, codes=codes,
+        csv={key: value for key, value in dict(csv.items()).items() if value != DEFAULTS[key]}, group=group, time=time,
+        kept=list(given), careful=True, test_share=test_share, validation_share=validation_share, stratify=stratify,
+    )  # fmt: skip
+
+
+def read_and_learn(
+    file: Path,
+    *,
+    target: str,
+    drop: Sequence[str] = (),
+    csv: Mapping[str, Any] = DEFAULTS,
+    treatments: Mapping[str, str] | None = None,
+    named: Mapping[str, str] | None = None,
+) -> tuple[reading.Raw, Learned]:
+    """Reads a file, and finds how its columns are written.
+
+    Args:
+      file: of the forms of `mbjax.data.tables.reading`.
+      target, drop, csv: see `load`.
+      treatments: what `config.data.columns` says.
+      named: further columns that keys of `config.data` name, by the key.
+
+    Raises:
+      UserError: see `load`.
+    """
+    treatments = treatments or {}
+    codes = [name for name, what in treatments.items() if what == "category"]
+    settings: dict[str, Any] = {"wanted": [target] if target else [], "text": codes}
+    raw = reading.read(file, csv, **settings)
+    names = list(raw.frame.columns)
+    check_columns(names, target=target, drop=drop, source=file.name)
+    for key, name in (*(("columns", name) for name in treatments), *(named or {}).items()):
+        table_options.check_named(names, [name] if name else [], key, file.name)
+
+    def learn(raw: reading.Raw) -> Learned:
+        features = raw.frame.drop(columns=list({*drop, target}))
+        return look.learn(features, source=file.name, treatments=treatments, csv=csv, dialect=raw.dialect)
+
+    learned = learn(raw)
+    if learned.comma and raw.dialect and not raw.dialect.text:  # points group digits in what was read as numbers
+        raw = reading.read(file, csv, **settings, all_text=True)
+        learned = learn(raw)
+    if raw.dialect and raw.dialect.text:
+        raw = dataclasses.replace(raw, frame=raw.frame.assign(**{target: _labels_of_text(raw.frame.loc[:, target])}))
+    return raw, learned
+
+
+def _labels_of_text(labels: pd.Series) -> pd.Series:
+    """Labels that were read as text: numbers where all are, as pandas reads them elsewhere."""
+    try:
+        numbers: Any = pd.to_numeric(labels)
+    except ValueError:
+        return labels
+    return numbers
 
 
 def check_columns(columns: Sequence[str], *, target: str, drop: Sequence[str], source: str) -> None:
@@ -63,38 +135,6 @@ def check_columns(columns: Sequence[str], *, target: str, drop: Sequence[str], s
             near = difflib.get_close_matches(name, columns)
             hint = f"did you mean {listed(near)}?" if near else f"it has {listed(columns)}"
             raise UserError(f"config.data.{key}={name!r}: no such column in {source}; {hint}")
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Reads a CSV or Parquet file, as its name's ending tells.
-
-    Raises:
-      UserError: another ending, a file that cannot be parsed, one that unpacks to more than memory holds, or no rows.
-    """
-    if ".csv" not in path.suffixes and path.suffix != ".parquet":
-        raise UserError(f"{path}: a file that ends in .csv, .csv.gz or .parquet is needed")
-    try:
-        frame = _read(path)
-    except UserError:
-        raise
-    except pd.errors.EmptyDataError:
-        frame = pd.DataFrame()
-    except Exception as error:  # whatever pandas, pyarrow and the decompressors raise of a damaged file
-        raise UserError(f"{path} cannot be read as a table: {first_line(error)}") from None
-    if not len(frame):
-        raise UserError(f"{path} has no rows")
-    frame = frame.rename(columns=str)
-    if not frame.columns.is_unique:
-        raise UserError(f"{path} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}: rename one")
-    return frame
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if path.suffix == ".parquet":
-        unpacked.check_parquet(path)
-        return pd.read_parquet(path)
-    with unpacked.opened(path) as source:
-        return pd.read_csv(source, low_memory=False)
 
 
 def read_official(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -112,7 +152,7 @@ def read_official(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def from_frame(
-    frame: pd.DataFrame,
+    frame: Any,
     target: str,
     *,
     source: str,
@@ -120,24 +160,37 @@ def from_frame(
     scale: Sequence[str] | None = None,
     notes: Sequence[str] = (),
     dropped: Sequence[str] = (),
+    learned: Learned | None = None,
+    codes: Collection[str] = (),
+    csv: Mapping[str, Any] | None = None,
+    group: str = "",
+    time: str = "",
+    kept: Collection[str] = (),
+    careful: bool = False,
     **split: Any,
 ) -> Dataset:
     """Splits a table and turns its columns into features, learning everything from the training part alone.
 
     Numbers, also where a file has blanks among them: missing values become the median; then mean 0 and variance 1.
     Bools, strings and categories: missing values become the most frequent one; then a feature for each value, all zero
-    where a value is unseen in training.
+    where a value is unseen in training. Dates: numbers, as `mbjax.data.tables.dates.Dates` has them.
     Left out, with a note: columns without a value in the training part, strings that name the row (more than
-    `MAX_CATEGORIES` values, and more than half as many as rows), and types that are neither (dates).
+    `MAX_CATEGORIES` values, and more than half as many as rows), and types that are neither.
 
     Args:
-      frame: the table, `[n, columns]`.
+      frame: the table, `[n, columns]`, of pandas, or of polars or another library that has `to_pandas`.
       target: its column of labels.
       source: its name, for messages and results.
       seed: of the split.
       scale: the numeric columns to scale; all if None. The others come first in `x`.
       notes: put before those made here.
       dropped: columns of the file that are not in `frame`: a table to predict on may have them.
+      learned: how columns are written; found in the frame if None.
+      codes: categories whatever their number of values.
+      csv: what was set of how a CSV file is written; kept for new files.
+      group, time: see `load`. They are no features, unless they are among `kept`.
+      kept: columns that were named to be features.
+      careful: whether to warn of columns that name the row, tell the label or never change.
       **split: the other options of `mbjax.data.splits.split_indices`.
 
     Returns:
@@ -146,34 +199,94 @@ def from_frame(
     Raises:
       UserError: labels that are missing or continuous, infinite values, no feature left, or a class too small.
     """
+    frame = frame if isinstance(frame, pd.DataFrame) else frame.to_pandas()
     if frame[target].dtype == np.float16:  # which pandas can count no values of
         frame = frame.astype({target: np.float32})
     _check_labels(frame.loc[:, target], source)
     y, classes, label_notes = encode_labels(frame.loc[:, target])
-    index = split_indices(y, seed=seed, classes=classes, **split)
-    frame = frame.drop(columns=[target])
+    learned = learned or look.learn(frame.drop(columns=[target]), source=source)
+    index, split_notes = _split(
+        frame, y, learned, source=source, seed=seed, classes=classes, group=group, time=time, **split
+    )
+    keys = [name for name in (group, time) if name and name not in kept]
+    frame = frame.drop(columns=list({target, *keys}))
+    steps = [_from_first(step, frame, index["train"], source) for step in learned.steps if step.name not in keys]
+    raw, frame = list(frame.columns), apply(steps, frame, source)
     spelled = numbers_with_blanks(frame)
     frame = frame.assign(**spelled)
-    numbers, categories, column_notes = kinds(frame.iloc[index["train"]])
+    numbers, categories, column_notes = kinds(frame.iloc[index["train"]], codes)
     if not numbers and not categories:
         raise UserError(f"{source}: no feature is left beside {target!r}; {'; '.join(column_notes)}")
     floats = {name: as_numbers(frame.loc[:, name], f"{source}: column {name!r}") for name in numbers}
     frame = frame.assign(**floats)
     _check_finite(frame.loc[:, numbers], source)
+    train = frame.iloc[index["train"]]
     columns = TableColumns.fit(
-        frame.iloc[index["train"]], numbers=numbers, categories=categories, scale=scale, ignored=(target, *dropped)
-    )
-    x = columns.transform(frame, source=source)
+        train, numbers=numbers, categories=categories, scale=scale, ignored=(target, *dropped, *keys),
+        columns=raw, steps=steps, csv=csv,
+    )  # fmt: skip
+    x = columns.encode(frame, source=source)
 
-    for name in columns.used:
+    sources = {made: step.name for step in steps for made in step.makes}
+    if careful:
+        column_notes += suspects.warnings_of(train.loc[:, columns.made], y[index["train"]], classes, sources)
+    column_notes += _imputed(frame.loc[:, columns.made], numbers, sources)
+    parts = {name: Split(x[i], y[i], origin=i + 1) for name, i in index.items()}
+    overlap = 0.0 if time else len(index["test"]) / (len(y) - len(index["test"]))
+    blank_notes = [f"column {name!r}: numbers, some of them left blank" for name in spelled]
+    written = [note for note in learned.notes if not any(f"column {name!r}" in note for name in keys)]
+    notes = (*notes, *label_notes, *split_notes, *written, *blank_notes, *column_notes)
+    return Dataset(parts, classes, source, notes=notes, overlap=overlap, preprocessing=columns)
+
+
+def _split(
+    frame: pd.DataFrame, y: np.ndarray, learned: Learned, *, source: str, seed: int, classes: tuple[str, ...],
+    group: str, time: str, **split: Any,
+) -> tuple[dict[str, np.ndarray], list[str]]:  # fmt: skip
+    """The rows of each part, and a note where a column decides them."""
+    if not group and not time:
+        return splits.split_indices(y, seed=seed, classes=classes, **split), []
+    if group and time:
+        raise UserError(f"config.data.group={group!r} and config.data.time={time!r}: choose one of them")
+    name = group or time
+    column, key = frame.loc[:, name], "group" if group else "time"
+    if column.isna().any():
+        row = int(column.isna().to_numpy().argmax()) + 1
+        raise UserError(f"config.data.{key}={name!r}: {source} has no value there in data row {row}: drop such rows")
+    if group:
+        parts = splits.split_by_group(y, column.astype(object).map(str).to_numpy(), seed=seed, **split)
+        return parts, [f"split by {group!r}: no value of it is in two parts"]
+    step = next((step for step in learned.steps if step.name == name), None)
+    what = f"{source}: column {name!r}"
+    times = step.days(column, what) if isinstance(step, Dates) else as_numbers(_converted(column, step, what), what)
+    if np.isnan(times).any():
+        row = int(np.isnan(times).argmax()) + 1
+        raise UserError(f"config.data.time={time!r}: {source} has no date or number there in data row {row}")
+    shares = {key: value for key, value in split.items() if key != "stratify"}
+    return splits.split_by_time(times, **shares), [f"split by {time!r}: the latest rows are the test part"]
+
+
+def _converted(column: pd.Series, step: Any, what: str) -> pd.Series:
+    return column if step is None else pd.Series(next(iter(step.convert(column, what).values())))
+
+
+def _from_first(step: Step, frame: pd.DataFrame, train: np.ndarray, source: str) -> Step:
+    """A step of dates that counts days from the first of the training part; another as it is."""
+    if not isinstance(step, Dates):
+        return step
+    days = step.days(frame.loc[:, step.name].iloc[train], f"{source}: column {step.name!r}")
+    known = days[np.isfinite(days)]
+    return dataclasses.replace(step, first=float(np.floor(known.min())) if len(known) else 0.0)
+
+
+def _imputed(frame: pd.DataFrame, numbers: Collection[str], sources: Mapping[str, str]) -> list[str]:
+    """A note on each column with missing values; columns that were made of one share it."""
+    notes = []
+    for name in frame.columns:
         if count := np.count_nonzero(frame[name].isna()):
             by = "median" if name in numbers else "most frequent value"
-            column_notes.append(f"column {name!r}: {count} missing values imputed by the {by}")
-    splits = {name: Split(x[i], y[i], origin=i + 1) for name, i in index.items()}
-    overlap = len(index["test"]) / (len(y) - len(index["test"]))
-    blank_notes = [f"column {name!r}: numbers, some of them left blank" for name in spelled]
-    notes = (*notes, *label_notes, *blank_notes, *column_notes)
-    return Dataset(splits, classes, source, notes=notes, overlap=overlap, preprocessing=columns)
+            notes.append(f"column {sources.get(name, name)!r}: {count} missing values imputed by the {by}")
+    return list(dict.fromkeys(notes))
 
 
 def _is_nested(column: pd.Series) -> bool:
@@ -209,8 +322,13 @@ def _check_finite(numbers: pd.DataFrame, source: str) -> None:
         )
 
 
-def kinds(train: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
-    """Sorts the columns into numbers and categories; notes say which are left out and why."""
+def kinds(train: pd.DataFrame, codes: Collection[str] = ()) -> tuple[list[str], list[str], list[str]]:
+    """Sorts the columns into numbers and categories; notes say which are left out and why.
+
+    Args:
+      train: the columns of the training part.
+      codes: categories whatever their number of values.
+    """
     numbers, categories, notes = [], [], []
     for name in train.columns:
         column = train.loc[:, name]
@@ -226,7 +344,9 @@ def kinds(train: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
             numbers.append(name)
         elif not (boolean or text):
             notes.append(f"column {name!r} left out: {column.dtype} is neither a number nor a category")
-        elif (distinct := column.map(str, na_action="ignore").nunique()) > max(MAX_CATEGORIES, len(column) / 2):
+        elif (distinct := column.map(str, na_action="ignore").nunique()) > max(MAX_CATEGORIES, len(column) / 2) and (
+            name not in codes
+        ):
             notes.append(f"column {name!r} left out: {distinct} distinct values in {len(column)} rows name the row")
         else:
             categories.append(name)
