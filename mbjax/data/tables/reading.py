@@ -145,10 +145,12 @@ def chunks(path: Path, csv: Mapping[str, Any], *, rows: int, wanted: Sequence[st
         else:
             dialect = csv_dialect.detect(path, csv, wanted=wanted)
             options: dict[str, Any] = {**dialect.options(), "dtype": dict.fromkeys(text, str)}
-            reader: Any = pd.read_csv(path, chunksize=rows, **options)
-            with reader:
+            read_csv: Any = pd.read_csv
+            with unpacked.opened(path) as source, read_csv(source, chunksize=rows, **options) as reader:
                 for part in reader:
                     yield part.drop(columns=list(dialect.blank))
+                    if isinstance(source, unpacked.Unpacked):
+                        source.taken = 0  # memory has to hold a chunk
     except pd.errors.EmptyDataError:
         raise UserError(f"{path} is empty: a line of column names is needed") from None
     except UserError:
