@@ -77,14 +77,8 @@ def load(folder: str | os.PathLike[str]) -> Predictor:
         weights = (place / WEIGHTS).read_bytes()
     except OSError as error:
         raise UserError(f"{place / WEIGHTS} cannot be read ({error.strerror}): copy the whole folder {place}") from None
-    if len(weights) < about["weights"]["bytes"]:
-        raise UserError(
-            f"{place / WEIGHTS} is cut off: it has {len(weights):,} of {about['weights']['bytes']:,} bytes: "
-            "copy it again"
-        )
-    if hashlib.sha256(weights).hexdigest() != about["weights"]["sha256"]:
-        raise UserError(f"{place}: {ABOUT} and {WEIGHTS} do not belong together: copy both from one folder")
     try:
+        _check_weights(weights, about["weights"], place)
         predictor = _build(about, weights)
         _try(predictor)
     except UserError:
@@ -92,6 +86,15 @@ def load(folder: str | os.PathLike[str]) -> Predictor:
     except Exception as error:  # whatever files that only look like a model make of it
         raise UserError(f"{place} is no model that mbjax wrote ({type(error).__name__}: {first_line(error)})") from None
     return predictor
+
+
+def _check_weights(weights: bytes, about: dict[str, Any], place: Path) -> None:
+    if len(weights) < about["bytes"]:
+        raise UserError(
+            f"{place / WEIGHTS} is cut off: it has {len(weights):,} of {about['bytes']:,} bytes: copy it again"
+        )
+    if hashlib.sha256(weights).hexdigest() != about["sha256"]:
+        raise UserError(f"{place}: {ABOUT} and {WEIGHTS} do not belong together: copy both from one folder")
 
 
 def _build(about: dict[str, Any], weights: bytes) -> Predictor:

@@ -70,16 +70,23 @@ class Checkpoints:
             state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
             run=ocp.args.JsonSave(json.loads(sealed.dumps(about))),  # pyright: ignore[reportCallIssue]
         )
+        with _without_remains():
+            if why := self._write(step, items):
+                gc.collect()
+                raise UserError(
+                    f"checkpoint {step} cannot be saved in {self._manager.directory} ({why}): the ones before it are "
+                    "whole, and the same command resumes there"
+                )
+
+    def _write(self, step: int, items: Any) -> str:
+        """Saves items, or says why they cannot be."""
         try:
             self._manager.save(step, args=items)
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise
         except Exception as error:  # whatever a full disk makes orbax and its storage raise
-            folder, why = self._manager.directory, first_line(error)
-            raise UserError(
-                f"checkpoint {step} cannot be saved in {folder} ({why}): the ones before it are whole, and the same "
-                "command resumes there"
-            ) from error
+            return first_line(error)
+        return ""
 
     def restore(self, like: TrainState) -> TrainState:
         """The newest state that can be read, or `like` itself where there is none.
@@ -182,7 +189,7 @@ class Checkpoints:
 def _without_remains() -> Iterator[None]:
     """Does not let the interpreter print the traces of what is left over.
 
-    Where the first array cannot be read, orbax leaves the others' reads behind. They fail in threads and when they are
+    Where one array cannot be read or written, orbax leaves the others behind. They fail in threads and when they are
     collected, which nobody can catch.
     """
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None

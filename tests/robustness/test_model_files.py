@@ -131,6 +131,23 @@ def test_an_edited_model_is_refused(whole, kind: str, data: st.DataObject):
         check(pathlib.Path(place), kind, *([predicted] if changed == about else []))
 
 
+@pytest.mark.parametrize("value", [None, "nothing", 10**12])
+def test_a_model_that_lacks_a_part_is_refused_also_with_a_digest(whole, value, tmp_path):
+    shutil.copytree(whole["a table 0"][0], tmp_path, dirs_exist_ok=True)
+    about = json.loads((tmp_path / files.ABOUT).read_text())
+    del about["digest"]
+    for key in about.keys() - {"mbjax", "format", "labels"}:
+        changed = {name: part for name, part in about.items() if name != key}
+        if value is not None:
+            changed[key] = value
+        if key == "temperature" and value == 10**12:
+            continue  # which is one
+        changed["digest"] = files._digest(changed)
+        (tmp_path / files.ABOUT).write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=r"is no model that mbjax wrote \(\w+: [^\n]+\)$"):
+            mbjax.load(tmp_path)
+
+
 @given(KINDS, st.data())
 def test_an_edited_model_that_was_given_its_digest_is_refused_or_predicts(whole, kind: str, data: st.DataObject):
     folder, _ = whole[f"{kind} 0"]

@@ -1,19 +1,24 @@
 """Damage to the files of a run: what can be made again is, and what cannot is named."""
 
+import contextlib
 import gc
 import json
 import logging
 import pathlib
+import resource
 import shutil
 import sys
 from typing import Any
 
+import jax
 import numpy as np
+import optax
 import pytest
 
 from mbjax import config as config_lib
 from mbjax import report, sealed, train
 from mbjax.compare import driver
+from mbjax.state import TrainState
 from mbjax.train import checkpoint
 from mbjax.train.folder import Folder
 from mbjax.types import UserError
@@ -195,7 +200,7 @@ def test_any_flipped_bit_of_a_run_leads_to_the_same_scores_or_is_said(finished, 
         assert result["test"] == finished[1]["test"], file
 
 
-@pytest.mark.parametrize("place", [189, 700, 1210])
+@pytest.mark.parametrize("place", [700])
 def test_what_orbax_leaves_of_a_damaged_checkpoint_prints_no_traces(place, run, said, monkeypatch):
     """The first array cannot be described, so the others' reads are left behind, and fail later."""
     folder, result = run
@@ -210,6 +215,25 @@ def test_what_orbax_leaves_of_a_damaged_checkpoint_prints_no_traces(place, run, 
     gc.collect()
     assert not left
     assert said()[0].startswith("checkpoint 20 is damaged ('utf-8' codec can't decode byte")
+
+
+def test_what_orbax_leaves_of_a_checkpoint_that_cannot_be_saved_prints_no_traces(tmp_path, monkeypatch):
+    """No file may have more than 2 KB, as on a disk that is full: all arrays fail, and orbax waits for the first."""
+    rng = np.random.default_rng(0)
+    params = {str(n): rng.normal(size=2000).astype(np.float32) for n in range(12)}
+    state = TrainState.create(params=params, tx=optax.sgd(0.1), rng=jax.random.key(0))
+    left: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", left.append)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with contextlib.closing(checkpoint.Checkpoints(tmp_path, keep=3, data="a")) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        try:
+            with pytest.raises(UserError, match=r"^checkpoint 0 cannot be saved in \S+ \(.+\): the ones before it are"):
+                checkpoints.save(state)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        gc.collect()
+    assert not left
 
 
 # Results of comparisons.

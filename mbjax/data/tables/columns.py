@@ -244,10 +244,10 @@ class TableColumns:
     def from_dict(cls, about: Mapping[str, Any]) -> Self:
         """What `to_dict` gave, perhaps by way of JSON."""
         return cls(
-            columns=tuple(about["columns"]),
+            columns=tuple(map(str, about["columns"])),
             numbers=tuple(Number(**number) for number in about["numbers"]),
             categories=tuple(Category(**category) for category in about["categories"]),
-            ignored=tuple(about["ignored"]),
+            ignored=tuple(map(str, about["ignored"])),
             dtype=about["dtype"],
             steps=tuple(map(step_from_dict, about.get("steps", ()))),  # none in format 1
             csv=about.get("csv", {}),
