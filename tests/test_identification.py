@@ -291,7 +291,8 @@ def test_a_strided_stem_takes_every_second_pixel():
 
 
 def test_mistakes_in_the_embedding_name_the_key():
-    for options in ({"embedding": -1}, {"stem_stride": 0}):
+    wrong: tuple[dict[str, Any], ...] = ({"embedding": -1}, {"stem_stride": 0})
+    for options in wrong:
         with pytest.raises(
             UserError, match=r"config.model.embedding=.*, config.model.stem_stride=.*: at least 0 and 1"
         ):

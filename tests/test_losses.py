@@ -242,7 +242,7 @@ def test_a_class_without_examples_leaves_the_inverse_weights_of_the_others_alone
 
 def test_class_weights_by_name_multiply_each_examples_loss_and_are_told_to_priors():
     classes, rng = ("no", "maybe", "yes"), np.random.default_rng(0)
-    weights = losses.read_class_weight("{'yes': 10, 'no': 0.5}", classes)
+    weights: Any = losses.read_class_weight("{'yes': 10, 'no': 0.5}", classes)
     assert weights == losses.read_class_weight({"yes": 10, "no": 0.5}, classes) == (0.5, 1.0, 10.0)
     assert losses.read_class_weight("inverse", classes) == "inverse"
     logits, labels = rng.normal(size=(6, 3)), np.array([0, 1, 2, 2, 1, 0])

@@ -426,7 +426,7 @@ def test_ids_constants_and_leaks_are_named_and_stay(tmp_path):
 
 
 def test_leaks_are_judged_on_the_training_part(tmp_path):
-    frame = suspicious()[["amount", "y"]]
+    frame: Any = suspicious()[["amount", "y"]]
     train_rows = splits.split_indices(frame["y"].to_numpy(), seed=0)["train"]
     leaks = np.random.default_rng(1).normal(0, 1, len(frame))
     leaks[train_rows] = frame["y"].iloc[train_rows]

@@ -294,7 +294,7 @@ class TestInputs:
         (tmp_path / "rows.csv").write_text(text)
         with pytest.warns(UserWarning, match="'member', 'note' ignored"):
             write_scores(small(), tmp_path / "rows.csv", tmp_path / "scores.csv")
-        spelled = pd.read_csv(tmp_path / "scores.csv", dtype=str, keep_default_na=False)
+        spelled: Any = pd.read_csv(tmp_path / "scores.csv", dtype=str, keep_default_na=False)
         expected = pd.read_csv(tmp_path / "rows.csv", dtype=str, keep_default_na=False).replace("2.0", "2")
         pd.testing.assert_frame_equal(spelled[list(expected)], expected)
         p = small().predict_proba(pd.read_csv(tmp_path / "rows.csv")[["a", "b", "c"]])

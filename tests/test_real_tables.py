@@ -105,17 +105,19 @@ def _train(name: str, here: pathlib.Path, elsewhere: pathlib.Path) -> Ran:
 def _write_inputs(folder: pathlib.Path, columns: Any, held: pd.DataFrame) -> None:
     """The held-back rows as a program without mbjax hands them to ONNX, by column, and to StableHLO, by codes."""
     assert isinstance(columns, TableColumns)
-    numbers = {n.name: pd.to_numeric(held[n.name], errors="coerce").to_numpy(float)[:, None] for n in columns.numbers}
+    numbers = {
+        n.name: np.asarray(pd.to_numeric(held.loc[:, n.name], errors="coerce"), float)[:, None] for n in columns.numbers
+    }
     text = {c.name: held[c.name].fillna("").astype(str).to_numpy(str)[:, None] for c in columns.categories}
     known = json.loads((folder / "model.stablehlo.json").read_text())["codes"]
     code = lambda values, v: -1 if v == "" else values.index(v) if v in values else -2  # noqa: E731
     codes = [[code(values, v) for v in text[name][:, 0]] for name, values in known.items()]
+    given: dict[str, Any] = {**numbers, **text}
     np.savez(
         folder / "inputs.npz",
         numbers=np.concatenate(list(numbers.values()), axis=1),
         codes=np.array(codes, np.int32).T.reshape(len(held), -1),
-        **numbers,
-        **text,
+        **given,
     )
 
 

@@ -110,6 +110,6 @@ def _load(folder: pathlib.Path, settings: Mapping[str, Any], result: Mapping[str
 
 def _changed(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The keys of the configuration whose values are not their defaults, and these values."""
-    defaults = json.loads(json.dumps(config.defaults(), default=str))
+    defaults = json.loads(json.dumps(config.defaults(settings), default=str))
     flat = config.flatten(settings)
     return [(key, value) for key, value in sorted(flat.items()) if key not in defaults or defaults[key] != value]

@@ -62,7 +62,7 @@ def read_config(content: bytes) -> None:
     folder = Folder(PLACE / "run")
     folder.config.write_bytes(content)
     folder.result.write_text("{}")  # else a damaged configuration is set aside, again and again
-    folder.claim(VALID)
+    folder.claim(VALID, 30)
 
 
 def make_model() -> bytes:
@@ -88,7 +88,7 @@ def make_npz() -> bytes:
 
 def make_config() -> bytes:
     (PLACE / "run").mkdir()
-    Folder(PLACE / "run").claim(VALID)
+    Folder(PLACE / "run").claim(VALID, 30)
     return (PLACE / "run/config.json").read_bytes()
 
 
