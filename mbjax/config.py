@@ -348,9 +348,8 @@ def _help_rows(prefix: str, section: Section, values: Mapping[str, Any]) -> list
     rows = []
     for key in [*(name for name in declared if name in values), *(name for name in values if name not in declared)]:
         option = declared.get(key)
-        if isinstance(values[key], dict) and option:  # a section of its own
-            own = (Option(name, value, option.kind, option.help) for name, value in option.default.items())
-            rows += _help_rows(f"{prefix}{key}.", Section("", tuple(own)), values[key])
+        if isinstance(values[key], dict) and option and option.parts:
+            rows += _help_rows(f"{prefix}{key}.", Section(option.help, option.parts), values[key])
             continue
         default, help = (shown(option.default, 30), option.help) if option else ("", "")
         choices = f": {', '.join(option.kind.names)}" if option and option.kind.names else ""

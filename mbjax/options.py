@@ -44,12 +44,14 @@ class Option:
       default: its value where a configuration file sets none.
       kind: what it may hold.
       help: one line on what it does.
+      parts: of a value that has keys of its own, these.
     """
 
     name: str
     default: Any
     kind: Kind
     help: str
+    parts: tuple["Option", ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 
 import mbjax
 from mbjax import config_files, data, train
-from mbjax.data import splits
-from mbjax.data.tables import csv_dialect, reading, tabular
+from mbjax.data import sources, splits
+from mbjax.data.tables import csv_dialect, reading, tabular, treatments
 from mbjax.data.tables.columns import TableColumns, numbers_with_blanks
 from mbjax.data.tables.steps import apply
 from mbjax.predict import tables
@@ -134,6 +135,12 @@ CASES = {
                                     ("warning: 2 columns are named 'a'",)),
     "a column without a name": Case(",a,y\n7,1,0\n9,2,1\n", {"Unnamed: 0": [7.0, 9], "a": [1.0, 2]},
                                     ("column 1 has no name and is called 'Unnamed: 0'",)),
+    "rows with numbers of their own": Case("a;w;y\n1;1.5;red;0\n2;2.25;blue;1\n", SIMPLE, ("names the row: left out",)),
+    "thousands as in India": Case('a,y\n"12,34,567.5",0\n"1,234",1\n', {"a": [1234567.5, 1234]}, ("thousands",)),
+    "currencies before parentheses": Case("a,y\n£(5.00),0\n£7,1\n", {"a": [-5.0, 7]}, ("unit £",)),
+    "a day that there is not": Case("d,y\n" + "2024-01-01,0\n" * 9 + "2024-02-30,1\n",
+                                    {"d": ["2024-01-01"] * 9 + ["2024-02-30"]},
+                                    ("'2024-01-01', but not '2024-02-30'",)),
     "names in other scripts": Case("größe,年齢,y\n1,3,0\n2,4,1\n", {"größe": [1.0, 2], "年齢": [3.0, 4]}),
     "blanks around names and words": Case("a, w , y\n1,red,0\n2,red ,1\n", {"a": [1.0, 2], "w": ["red", "red"]},
                                           ("column 'w': blanks around its values are left out",)),
@@ -225,6 +232,17 @@ def test_new_rows_take_the_same_path(name, tmp_path):
     assert len(x) == len(frame)
 
 
+@pytest.mark.skipif("MBJAX_DATA_DIR" not in os.environ, reason="no $MBJAX_DATA_DIR")
+@pytest.mark.parametrize("name", ["loan_data.csv", "stroke.csv", "telco_churn.csv", "ai4i2020.csv"])
+def test_clean_tables_are_read_as_they_are(name):
+    file = sources.find(name)
+    raw = reading.read(file)
+    assert (raw.notes, raw.dialect) == ((), csv_dialect.Dialect(point=True))
+    plain = pd.read_csv(file, low_memory=False)
+    pd.testing.assert_frame_equal(raw.frame, plain)
+    assert treatments.learn(plain, source=name, dialect=raw.dialect) == ((), (), False)
+
+
 REFUSED = {
     "day and month": (
         "d,y\n01/02/2024,0\n03/04/2024,1\n",
@@ -237,6 +255,13 @@ REFUSED = {
         r"column 'a' .* set --config\.data\.csv\.decimal=\. or --config\.data\.csv\.decimal=,$",
     ),
     "a comma or thousands": ("a;y\n1,234;0\n2,500;1\n", {}, r"column 'a' .* set --config\.data\.csv\.decimal=\. or"),
+    "decimal commas between commas": (
+        "a,b,y\n1,5,3,0\n2,5,4,1\n",
+        {},
+        "header has 3 fields and its first row 4 .*quotes",
+    ),
+    "two fields too many": ("a;b;y\nu;v;5;3;0\n", {}, r"header has 3 fields and its first row 5: mend it"),
+    "another separator": ("a b y\n1 2 0\n", {}, r"it has 'a b y'; .* set --config\.data\.csv\.sep"),
     "no text": (b"a,y\n\xff\x81\x00,0\n", {}, r"name its encoding with --config\.data\.csv\.encoding"),
     "an encoding that there is not": (
         "a,y\n1,0\n",
@@ -426,17 +451,19 @@ def test_ids_constants_and_leaks_are_named_and_stay(tmp_path):
 
 
 def test_leaks_are_judged_on_the_training_part(tmp_path):
-    frame: Any = suspicious()[["amount", "y"]]
-    train_rows = splits.split_indices(frame["y"].to_numpy(), seed=0)["train"]
-    leaks = np.random.default_rng(1).normal(0, 1, len(frame))
-    leaks[train_rows] = frame["y"].iloc[train_rows]
-    for values, said in (
-        (leaks, True),
-        (np.where(np.isin(np.arange(400), train_rows), frame["amount"], frame["y"]), False),
-    ):
+    frame = suspicious().loc[:, ["amount", "y"]]
+    amount, y = np.asarray(frame["amount"]), np.asarray(frame["y"])
+    trained = np.isin(np.arange(400), splits.split_indices(y, seed=0)["train"])
+    for values, said in ((np.where(trained, y, amount), True), (np.where(trained, amount, y), False)):
         frame.assign(late=values).to_csv(tmp_path / "t.csv", index=False)
         notes = data.load("tabular", seed=0, path=str(tmp_path / "t.csv"), target="y").notes
         assert any("'late' predicts the label" in note for note in notes) == said
+
+
+def test_labels_that_differ_in_blanks_or_case_are_said(tmp_path):
+    (tmp_path / "t.csv").write_text("a,y\n" + "1,no\n2,yes\n3,Yes \n" * 20)
+    dataset = data.load("tabular", seed=0, path=str(tmp_path / "t.csv"), target="y")
+    assert "warning: the labels 'Yes ', 'yes' differ in case or blanks alone: they are classes apart" in dataset.notes
 
 
 @pytest.mark.parametrize("stratify", [True, False])

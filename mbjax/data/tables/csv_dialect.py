@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mbjax.options import Kind, Option, shown
+from mbjax.options import TEXT, Kind, Option, shown
 from mbjax.types import UserError
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -24,27 +24,37 @@ _OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _COMMA_DECIMAL = re.compile(r"[-+]?(\d{1,3}(\.\d{3})+,\d+|\d+,(\d{1,2}|\d{4,})|0,\d+)")
 _POINT_DECIMAL = re.compile(r"[-+]?(\d{1,3}(,\d{3})+\.\d+|\d*\.(\d{1,2}|\d{4,})|0?\.\d+|\d{4,}\.\d+)")
 _POINT_GROUPS = re.compile(r"[-+]?[1-9]\d{0,2}(\.\d{3})+")
+_NUMERIC = re.compile(r"\s*[-+]?[\d.,]*\d[\d.,]*\s*")
 _LEADING_ZERO = re.compile(r"0\d+")
-DEFAULTS: dict[str, Any] = {"sep": "", "decimal": "", "thousands": "", "encoding": "", "skip": -1, "footer": -1}
+_SEP = Kind("one character is needed", lambda x: isinstance(x, str) and (len(x) <= 1 or x == "\\t"), str)
+_MARK = Kind("a point or a comma is needed", lambda x: isinstance(x, str) and x in ("", ".", ","), str)
+_COUNT = Kind(
+    "a whole number of at least 0 is needed, or -1 for what is found",
+    lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= -1, int,
+)  # fmt: skip
+PARTS = (  # of config.data.csv
+    Option("sep", "", _SEP, "what stands between fields; found if unset"),
+    Option("decimal", "", _MARK, "the decimal mark; found if unset"),
+    Option("thousands", "", TEXT, "what stands between groups of three digits, or none; found if unset"),
+    Option("encoding", "", TEXT, "such as cp1252; found if unset"),
+    Option("skip", -1, _COUNT, "lines above the header; found if -1"),
+    Option("footer", -1, _COUNT, "rows at the end to leave out; if -1, one of totals is found"),
+)
+DEFAULTS: dict[str, Any] = {option.name: option.default for option in PARTS}
 
 
 def _is_csv(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not set(value) <= set(DEFAULTS):
-        return False
-    given = {**DEFAULTS, **value}
-    texts = all(isinstance(given[key], str) for key in ("sep", "decimal", "thousands", "encoding"))
-    counts = all(
-        isinstance(given[key], int) and not isinstance(given[key], bool) and given[key] >= -1
-        for key in ("skip", "footer")
+    return (
+        isinstance(value, Mapping)
+        and set(value) <= set(DEFAULTS)
+        and all(option.kind.valid(value[option.name]) for option in PARTS if option.name in value)
     )
-    return texts and counts and (len(given["sep"]) <= 1 or given["sep"] == "\\t") and given["decimal"] in ("", ".", ",")
 
 
 CSV_OPTION = Option(
-    "csv", DEFAULTS,
-    Kind("sep (one character), decimal (. or ,), thousands, encoding, skip and footer are needed", _is_csv, dict),
-    "how a CSV file is written, each found if unset: csv.sep, csv.decimal, csv.thousands, csv.encoding, csv.skip "
-    "(lines above the header) and csv.footer (rows at the end to leave out)",
+    "csv", DEFAULTS, Kind("sep (one character), decimal (. or ,), thousands, encoding, skip and footer are needed",
+                          _is_csv, dict),
+    "how a CSV file is written; what is unset is found", parts=PARTS,
 )  # fmt: skip
 
 
@@ -106,7 +116,7 @@ def detect(path: Path, given: Mapping[str, Any], *, wanted: Collection[str] = ()
         content = content[: content.rfind("\n") + 1] or content
     separators = [given["sep"]] if given["sep"] else _ranked(content)
     sep, skip, rows = _header(content, separators, given["skip"], wanted)
-    names, blank, notes = _extra_field(rows)
+    names, blank, notes = _extra_field(path, rows, sep)
     names = names or _stripped(rows)
     point = _has(_POINT_DECIMAL, rows)
     unclear = sep != "," and not point and _has(_POINT_GROUPS, rows)
@@ -230,22 +240,33 @@ def _header(
     return sep, 0, rows
 
 
-def _extra_field(rows: list[list[str]]) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
-    """Of rows that have a field more than the header: all names, those that stand for nothing, and a note."""
-    if len(rows) < 2 or len(rows[1]) != len(rows[0]) + 1:
+def _extra_field(path: Path, rows: list[list[str]], sep: str) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+    """Of rows that have a field more than the header: all names, those that stand for nothing, and a note.
+
+    Raises:
+      UserError: what the further field is cannot be told; pandas would take the first for an index.
+    """
+    if len(rows) < 2 or len(rows[1]) <= len(rows[0]):
         return (), (), []
-    header, body = rows[0], [row for row in rows[1:] if len(row) == len(rows[0]) + 1]
-    if all(not row[-1].strip() for row in body):
-        name = _unused("(after the last separator)", header)
-        return (*header, name), (name,), ["every row ends with a separator, which makes no column"]
-    if len({row[0] for row in body}) == len(body) == len(rows) - 1:
-        name = _unused("(row)", header)
-        return (
-            (name, *header),
-            (name,),
-            ["the first field of each row, which the header lacks, names the row: left out"],
-        )
-    return (), (), []
+    header, body = rows[0], rows[1:]
+    if all(len(row) in (len(header), len(header) + 1) for row in body):
+        if all(not row[-1].strip() for row in body if len(row) > len(header)):
+            name = _unused("(after the last separator)", header)
+            return (*header, name), (name,), ["every row ends with a separator, which makes no column"]
+        first = [row[0] for row in body]
+        numbered = first == [str(number + 1) for number in range(len(first))] and sep != ","
+        if len(set(first)) == len(first) and (numbered or not any(map(_NUMERIC.fullmatch, first))):
+            name = _unused("(row)", header)
+            return (
+                (name, *header),
+                (name,),
+                ["the first field of each row, which the header lacks, names the row: left out"],
+            )
+    comma = " (a decimal comma between commas has to stand in quotes)" if sep == "," else ""
+    raise UserError(
+        f"{path} cannot be read as a table: its header has {len(header)} fields and its first row "
+        f"{len(rows[1])}{comma}: mend it, or set --config.data.csv.sep or --config.data.csv.skip"
+    )
 
 
 def _unused(name: str, names: Collection[str]) -> str:

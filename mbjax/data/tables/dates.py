@@ -207,8 +207,9 @@ def _mixed(name: str, known: Mapping[str, str], texts: Collection[str], formats:
     other = other or [known[text] for text in texts if all(parse(known[text], form) is None for form in formats)]
     odd = f"not {listed(other[:3])}" if other else "some with the day first and some with the month first"
     form = next(iter(formats))
+    shown = next((known[text] for text in texts if known[text] not in other), "")
     return (
-        f"warning: column {name!r} is a category: it has dates such as {known[next(iter(texts))]!r}, but {odd}; "
+        f"warning: column {name!r} is a category: it has dates such as {shown!r}, but {odd}; "
         f"--config.data.columns=\"{{{name!r}: 'date:{form}'}}\" makes what is none missing"
     )
 

@@ -26,7 +26,7 @@ FALSE = frozenset({"false", "f", "no", "n", "0", "off", "nein", "non", "não", "
 _FEW = 0.8  # of a column's rows are numbers: the others are too few for a column of text
 _UNITS = r"[€$£¥₹]|US\$|EUR|USD|GBP|CHF|JPY|Fr\.|kr\.?"
 _NUMBER = re.compile(
-    rf"(?P<open>\()?\s*(?P<sign>[-+−])?\s*(?P<before>{_UNITS})?\s*(?P<second>[-+−])?\s*"
+    rf"(?:(?P<outer>{_UNITS})\s*(?=\())?(?P<open>\()?\s*(?P<sign>[-+−])?\s*(?P<before>{_UNITS})?\s*(?P<second>[-+−])?\s*"
     r"(?P<body>\d(?:[\d.,'’ \u00a0\u202f]*\d)?[.,]?|[.,]\d+)(?P<power>[eE][-+]?\d+)?"
     rf"\s*(?P<after>{_UNITS})?\s*(?P<percent>%)?\s*(?P<last>[-−])?\s*(?P<close>\))?"
 )
@@ -49,7 +49,7 @@ def _read(text: str) -> _Read | None:
     if match is None:
         return None
     signs = [s for s in (match["sign"], match["second"], match["last"]) if s]
-    units = [u for u in (match["before"], match["after"]) if u]
+    units = [u for u in (match["outer"], match["before"], match["after"]) if u]
     if len(signs) > 1 or len(units) > 1 or bool(match["open"]) != bool(match["close"]) or (match["open"] and signs):
         return None
     body = match["body"].replace("\u00a0", " ").replace("\u202f", " ")
@@ -72,7 +72,7 @@ def _plain(body: str, decimal: str, thousands: str = "") -> str:
         marks = set(re.sub(r"\d", "", whole))
         if thousands == "none" or len(marks) != 1 or not marks <= set(groups):
             return ""
-        if not re.fullmatch(r"[1-9]\d{0,2}(?:[^\d]\d{3})+", whole):
+        if not re.fullmatch(r"[1-9]\d{0,2}(?:\D\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3}", whole):  # the latter in India
             return ""
         whole = re.sub(r"\D", "", whole)
     return f"{whole or '0'}.{part or '0'}" if whole or part else ""
@@ -231,7 +231,7 @@ def look(
     texts = {text: text.strip() for text in counts}
     known = {text: word for text, word in texts.items() if word.lower() not in MISSING}
     if not known:
-        return Found()
+        return Found(Numbers(name), notes=(f"column {name!r} has nothing but {listed(sorted(set(texts.values())))}",))
     read = {text: _read(word) for text, word in known.items()}
     rows = sum(counts[text] for text in known)
     codes = typed and all(word.isdigit() for word in known.values())

@@ -1,13 +1,15 @@
 """Columns that a careful reader would ask about: those that name the row, tell the label, or never change."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from pandas.api import types as dtypes
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.tree import DecisionTreeClassifier
+
+from mbjax.options import listed
 
 _ROWS = 20_000  # of the training part that are looked at, evenly spread
 _ALONE = 0.98  # balanced accuracy of one column on rows that its rule was not made of
@@ -44,6 +46,17 @@ def warnings_of(train: pd.DataFrame, y: np.ndarray, classes: tuple[str, ...], so
         elif problem := _problem(part.loc[:, name], labels, classes):
             said.setdefault(own, f"warning: column {own!r} {problem}")
     return list(said.values())
+
+
+def warnings_of_labels(classes: Sequence[str]) -> list[str]:
+    """Warnings on class names that differ in case or in the blanks around them alone."""
+    same: dict[str, list[str]] = {}
+    for name in classes:
+        same.setdefault(name.strip().lower(), []).append(name)
+    return [
+        f"warning: the labels {listed(sorted(own))} differ in case or blanks alone: they are classes apart"
+        for own in same.values() if len(own) > 1
+    ]  # fmt: skip
 
 
 def _problem(column: pd.Series, y: np.ndarray, classes: tuple[str, ...]) -> str:

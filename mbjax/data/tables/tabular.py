@@ -116,7 +116,8 @@ def read_and_learn(
         learned = learn(raw)
     if raw.dialect and raw.dialect.text:
         raw = dataclasses.replace(raw, frame=raw.frame.assign(**{target: _labels_of_text(raw.frame.loc[:, target])}))
-    return raw, learned
+    notes = [note for note in raw.notes if not any(f"column {name!r} has numbers that begin" in note for name in codes)]
+    return dataclasses.replace(raw, notes=tuple(notes)), learned
 
 
 def _labels_of_text(labels: pd.Series) -> pd.Series:
@@ -134,6 +135,7 @@ def check_columns(columns: Sequence[str], *, target: str, drop: Sequence[str], s
         if name not in columns:
             near = difflib.get_close_matches(name, columns)
             hint = f"did you mean {listed(near)}?" if near else f"it has {listed(columns)}"
+            hint += "; is that one line of names? set --config.data.csv.sep" if len(columns) == 1 else ""
             raise UserError(f"config.data.{key}={name!r}: no such column in {source}; {hint}")
 
 
@@ -229,6 +231,7 @@ def from_frame(
 
     sources = {made: step.name for step in steps for made in step.makes}
     if careful:
+        label_notes = (*label_notes, *suspects.warnings_of_labels(classes))
         column_notes += suspects.warnings_of(train.loc[:, columns.made], y[index["train"]], classes, sources)
     column_notes += _imputed(frame.loc[:, columns.made], numbers, sources)
     parts = {name: Split(x[i], y[i], origin=i + 1) for name, i in index.items()}

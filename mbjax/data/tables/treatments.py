@@ -145,7 +145,10 @@ def _with_mark(found: Found, mark: str) -> Found:
     if not isinstance(found.step, Numbers) or found.sure:
         return found
     step = dataclasses.replace(found.step, decimal=mark)
-    notes = (f"column {step.name!r}: numbers, decimal mark ','",) if (found.marks, mark) == (".,", ",") else found.notes
+    notes = found.notes
+    if (found.marks, mark) == (".,", ","):  # the notes are of a decimal point, with which commas group
+        written = "decimal mark ','" if notes else "thousands '.'"
+        notes = (f"column {step.name!r}: numbers, {written}",)
     return found._replace(step=step, marks=mark, notes=notes)
 
 
