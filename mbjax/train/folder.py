@@ -52,7 +52,10 @@ class Folder:
             old = {**{key: value for key, value in config_lib.defaults().items() if key in new}, **old}
             changed = [k for k in sorted(old | new) if k not in elsewhere and old.get(k) != new.get(k)]
             if changed:
-                differences = ", ".join(f"{k} {shown(old.get(k))} there, {shown(new.get(k))} here" for k in changed[:3])
+                # A key of a file that somebody edited may be anything.
+                keys = {k: k if k.isprintable() and len(k) < 80 else shown(k) for k in changed[:3]}
+                parts = (f"{name} {shown(old.get(k))} there, {shown(new.get(k))} here" for k, name in keys.items())
+                differences = ", ".join(parts)
                 raise UserError(f"{self.path} holds a run of another config ({differences}): choose another --workdir")
             return
         try:
