@@ -29,7 +29,7 @@ from mbjax.options import (
     shown,
     unset_or,
 )  # fmt: skip
-from mbjax.types import Config, UserError
+from mbjax.types import Config, UserError, first_line
 
 # Any name will do for a data set of one's own; `data.load` refuses one that it does not know.
 _TASK = dataclasses.replace(data.DATASETS.kind, valid=lambda x: isinstance(x, str))
@@ -243,7 +243,10 @@ def validate(config: Config) -> Config:
     _check("", RUN, values)
     for name, section in sections.items():
         _check(f"{name}.", section, values[name])
-    return ml_collections.FrozenConfigDict(config)
+    try:
+        return ml_collections.FrozenConfigDict(config)
+    except Exception as error:  # of lists within dicts, say, of a key that nothing declares
+        raise UserError(f"the configuration holds a value that no ConfigDict can keep ({first_line(error)})") from None
 
 
 def _check(prefix: str, section: Section, values: Mapping[str, Any]) -> None:

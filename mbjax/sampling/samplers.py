@@ -54,7 +54,9 @@ def _is_strategy(value: Any) -> bool:
         value = read_strategy(value)
     except (ValueError, SyntaxError):
         return False
-    return isinstance(value, str | int | float | dict) and not isinstance(value, bool)
+    if isinstance(value, dict):
+        return all(isinstance(name, str | int) and isinstance(count, int) for name, count in value.items())
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 STRATEGY = Kind(

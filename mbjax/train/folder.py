@@ -60,7 +60,10 @@ class Folder:
         old = {**{key: value for key, value in config_lib.defaults(values).items() if key in new}, **old}
         changed = [k for k in sorted(old | new) if k not in (*_ELSEWHERE, _SINCE) and old.get(k) != new.get(k)]
         if others := [key for key in changed if key not in _LENGTH]:
-            differences = ", ".join(f"{k} {shown(old.get(k))} there, {shown(new.get(k))} here" for k in others[:3])
+            # A key of a file that somebody edited may be anything.
+            keys = {k: k if k.isprintable() and len(k) < 80 else shown(k) for k in others[:3]}
+            parts = (f"{name} {shown(old.get(k))} there, {shown(new.get(k))} here" for k, name in keys.items())
+            differences = ", ".join(parts)
             raise UserError(f"{self.path} holds a run of another config ({differences}): choose another --workdir")
         return not changed
 

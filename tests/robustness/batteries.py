@@ -69,9 +69,16 @@ class Battery(NamedTuple):
         return random.Random(f"{self.seed} {names}")
 
     def side_by_side(self, function: Callable[[int], Outcomes], numbers: range) -> Outcomes:
-        """The outcomes of all numbers."""
+        """The outcomes of all numbers, each printed when it is known: of a battery that is stopped, too."""
+
+        def shown(number: int) -> Outcomes:
+            outcomes = function(number)
+            for (what, outcome), count in outcomes.items():
+                print(f"{number}: {what}: {outcome}: {count}", flush=True)
+            return outcomes
+
         with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
-            return sum(pool.map(function, numbers), Outcomes())
+            return sum(pool.map(shown, numbers), Outcomes())
 
 
 # Damaged files.
@@ -161,6 +168,7 @@ def kills(battery: Battery) -> Outcomes:
                     done += most
                 found, killed = kill_often(most, chance, whole, battery.folder / f"kill-{number}", name)
                 mine += found
+                print(dict(found), flush=True)
                 with lock:
                     done -= most - killed
             return mine

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,11 +17,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import mbjax
+from mbjax import sealed
 from mbjax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 ROUNDING = 1e-3  # of the largest value of an array, as in tests/test_hosts.py
-_SECONDS = 300  # after which a process hangs
+DAMAGED = "a line that is damaged"
+_SECONDS = 600  # after which a process hangs
 
 
 class Job(NamedTuple):
@@ -60,7 +63,7 @@ class Ended(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a finished run has: the digest of its last state, its scores and its rows of metrics."""
+    """What a finished run has: the digest of its last state, its scores and its rows of metrics, `DAMAGED` for some."""
 
     state: str
     scores: Mapping[str, Any]
@@ -93,6 +96,7 @@ class Place:
     def start(self) -> list[subprocess.Popen]:
         count, port = self.job.processes, _free_port()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(self.home), "JAX_PLATFORMS": "cpu"}
+        environment["PYTHONFAULTHANDLER"] = "1"
         together: list[tuple[str, ...]] = [()]
         if count > 1:  # which keep compiled programs where all of them are told to
             environment |= {"JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": str(self.home / "compiled")}
@@ -108,12 +112,14 @@ class Place:
         return processes
 
     def end(self, processes: list[subprocess.Popen]) -> Ended:
-        """Waits for the processes; one that hangs is killed, and its status is -SIGKILL."""
+        """Waits for the processes; one that hangs is aborted, which writes down where it is."""
         deadline = time.monotonic() + _SECONDS
         for process in processes:
             try:
                 process.wait(max(deadline - time.monotonic(), 0.1))
             except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)
+                time.sleep(10)
                 process.kill()
                 process.wait()
         said = "".join(self._said(number).read_text(errors="replace") for number in range(len(processes)))
@@ -146,7 +152,8 @@ class Place:
     def outcome(self) -> Outcome:
         about, result = json.loads((self.last / "run/metadata").read_text()), self.result()
         scores = {key: result[key] for key in ("test", "priors_test")}
-        return Outcome(about["state"], scores, (self.run / "metrics.jsonl").read_text().splitlines())
+        lines = (self.run / "metrics.jsonl").read_bytes().decode(errors="replace").splitlines()
+        return Outcome(about["state"], scores, [line if _is_whole(line) else DAMAGED for line in lines])
 
     def state(self) -> list[np.ndarray]:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -163,6 +170,13 @@ class Place:
 
 def _leaves(tree: Any) -> list[Any]:
     return [leaf for key in sorted(tree) for leaf in _leaves(tree[key])] if isinstance(tree, dict) else [tree]
+
+
+def _is_whole(line: str) -> bool:
+    try:
+        return bool(sealed.loads(line))
+    except sealed.Damaged:
+        return False
 
 
 def _free_port() -> int:
@@ -182,6 +196,8 @@ def judge(ended: Ended, place: Place, whole: Place, wanted: Outcome) -> str:
         return "refused, in one line" if len(errors) == 1 else "several lines"
     got = place.outcome()
     same = (got.state, got.scores) == (wanted.state, wanted.scores)
+    if same and DAMAGED in got.rows:  # of a finished run, which does not read them again
+        return "the same result; plots refuse its metrics, in one line"
     if same and (got.rows == wanted.rows or ended.warned):
         return "the same result, and a word" if ended.warned else "the same result"
     if place.job.processes > 1 and _close(place.state(), whole.state()):

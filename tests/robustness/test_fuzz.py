@@ -129,6 +129,9 @@ ODD = st.sampled_from(
 
 
 @given(st.sampled_from(KEYS), ODD | ANYTHING)
+@example("data.dir", np.array([1, 2]))
+@example("support.sampling_strategy", {"": []})
+@example("data.path", {"": [], "a": ()})
 def test_any_value_of_any_key_of_a_configuration(key: str, value: Any):
     config = config_lib.base()
     section, _, name = key.rpartition(".")
@@ -177,6 +180,8 @@ def test_a_changed_byte_of_a_row_is_noticed_or_changes_nothing(row: dict[str, An
 
 
 @given(st.binary(max_size=200) | ANYTHING.map(lambda value: json.dumps(value, default=str).encode()))
+@example(b'{"\\n": false}')
+@example(json.dumps({"k" * 5000: 1}).encode())
 def test_any_bytes_in_the_files_of_a_run(content: bytes):
     valid = config_lib.validate(config_lib.base())
     with tempfile.TemporaryDirectory() as name:
