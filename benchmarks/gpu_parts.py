@@ -51,7 +51,7 @@ class Cell:
 
 def ordered(convs: Sequence[str], chunks: Sequence[int]) -> tuple[Cell, ...]:
     """All settings: mbjax's default first, then those that differ from it in one thing, then in two, and so on."""
-    choices = [list(enumerate(values)) for values in (convs, chunks, PRECISIONS, ("mixed", "first_order"))]
+    choices: list[Any] = [list(enumerate(values)) for values in (convs, chunks, PRECISIONS, ("mixed", "first_order"))]
     ranked = sorted(itertools.product(*choices), key=lambda choice: sum(rank for rank, _ in choice))
     return tuple(Cell(*(value for _, value in choice)) for choice in ranked)
 

@@ -80,7 +80,8 @@ def lower(monkeypatch):
             patch.setattr(jax, "default_backend", refuse)
             patch.setattr(parallel, "choose_mesh", mesh_of if devices > 1 else lambda *_, **work: None)
             experiment = train.build(config, dataset_of(config.task), platform=platform)
-            exported = export.export(make_advance(experiment.method, 2), platforms=PLATFORMS)(*arguments(experiment))
+            advance: Any = make_advance(experiment.method, 2)
+            exported = export.export(advance, platforms=PLATFORMS)(*arguments(experiment))
         assert exported.platforms == PLATFORMS
         assert exported.nr_devices == devices
         return exported.mlir_module()
