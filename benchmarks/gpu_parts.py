@@ -51,9 +51,9 @@ class Cell:
 
 def ordered(convs: Sequence[str], chunks: Sequence[int]) -> tuple[Cell, ...]:
     """All settings: mbjax's default first, then those that differ from it in one thing, then in two, and so on."""
-    choices = itertools.product(*map(enumerate, (convs, chunks, PRECISIONS, ("mixed", "first_order"))))
-    ranked: Any = sorted(choices, key=lambda choice: sum(rank for rank, _ in choice))
-    return tuple(Cell(conv, chunk, precision, mode) for (_, conv), (_, chunk), (_, precision), (_, mode) in ranked)
+    choices: list[Any] = [list(enumerate(values)) for values in (convs, chunks, PRECISIONS, ("mixed", "first_order"))]
+    ranked = sorted(itertools.product(*choices), key=lambda choice: sum(rank for rank, _ in choice))
+    return tuple(Cell(*(value for _, value in choice)) for choice in ranked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Sizes:
       support: images of a support batch.
       query: images of a query batch.
       cells: settings of the meta-step.
-      mlp_chunks: pairs per chunk of the fraud network.
+      mlp_cells: pairs per chunk and order of the gradient of the fraud network.
       seconds: that a row is timed for, at least.
       training: seconds of training.
       calls: updates of each call while training.
@@ -83,7 +83,7 @@ class Sizes:
     support: int
     query: int
     cells: tuple[Cell, ...]
-    mlp_chunks: tuple[int, ...]
+    mlp_cells: tuple[tuple[int, str], ...]
     seconds: float
     training: float
     calls: int
@@ -91,16 +91,14 @@ class Sizes:
 
 PAPER = Sizes(
     matrix=8192, array_mib=2048, network={"width": 64, "stages": (2, 2, 2, 2)}, pixels=32, pairs=80, support=20,
-    query=30, cells=ordered(("lax", "matmul"), (1, 16, 4, 80)), mlp_chunks=(80, 8, 1), seconds=1.0, training=60.0,
+    query=30, cells=ordered(("lax", "matmul"), (1, 16, 4, 80)),
+    mlp_cells=((80, "mixed"), (80, "first_order"), (8, "mixed"), (1, "mixed")), seconds=1.0, training=60.0,
     calls=10,
 )  # fmt: skip
 SMALL = Sizes(
     matrix=64, array_mib=1, network={"width": 2, "stages": (1,)}, pixels=8, pairs=2, support=4, query=6,
-    cells=(
-        Cell("lax", 1, "tf32", "mixed"), Cell("matmul", 2, "bfloat16", "mixed"),
-        Cell("lax", 2, "float32", "first_order"),
-    ),
-    mlp_chunks=(2,), seconds=0.01, training=0.1, calls=2,
+    cells=(Cell("lax", 1, "tf32", "mixed"), Cell("matmul", 2, "bfloat16", "first_order")),
+    mlp_cells=((2, "first_order"),), seconds=0.01, training=0.1, calls=2,
 )  # fmt: skip
 
 
@@ -190,7 +188,7 @@ def fraud(sizes: Sizes) -> Jobs:
         options: Any = {"updates": 50, "grad_mode": mode, "pairs_per_chunk": chunk}
         return figures_of(mbjax_contestant("", model, batch, **options), sizes.pairs, sizes.seconds)
 
-    for chunk, mode in [*((chunk, "mixed") for chunk in sizes.mlp_chunks), (sizes.mlp_chunks[0], "first_order")]:
+    for chunk, mode in sizes.mlp_cells:
         yield f"{chunk} a chunk, {mode}", functools.partial(measure, chunk, mode)
 
 
