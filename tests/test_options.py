@@ -32,7 +32,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "clean": {**STREAM, "share": 0.1},
     "pretrain": STREAM,
     "data": {"dir": "", "path": "", "target": ""},
-    "eval": {"batch_size": 2048, "every": 0.1, "protocol": "clean", "scores": ()},
+    "eval": {"batch_size": 2048, "every": 0.1, "patience": None, "protocol": "clean", "scores": ()},
     "loss": {
         "beta": 0.999, "class_weight": "none", "deferred": 0.8, "gamma": 2.0, "margin": 0.35, "margin_warmup": 0.0,
         "max_margin": 0.5,

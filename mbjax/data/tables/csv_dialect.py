@@ -1,26 +1,22 @@
 """How a CSV file is written: its encoding, its separator, what stands above its header; found in its first 64 KB."""
 
-import bz2
 import codecs
 import csv
 import dataclasses
-import gzip
 import io
-import lzma
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mbjax.data.tables import unpacked
 from mbjax.options import TEXT, Kind, Option, shown
 from mbjax.types import UserError
 
 SEPARATORS = (",", ";", "\t", "|")
 _SAMPLE_BYTES = 2**16
 _HEADER_ROWS = 30  # among which the header is looked for
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _COMMA_DECIMAL = re.compile(r"[-+]?(\d{1,3}(\.\d{3})+,\d+|\d+,(\d{1,2}|\d{4,})|0,\d+)")
 _POINT_DECIMAL = re.compile(r"[-+]?(\d{1,3}(,\d{3})+\.\d+|\d*\.(\d{1,2}|\d{4,})|0?\.\d+|\d{4,}\.\d+)")
 _POINT_GROUPS = re.compile(r"[-+]?[1-9]\d{0,2}(\.\d{3})+")
@@ -128,15 +124,13 @@ def detect(path: Path, given: Mapping[str, Any], *, wanted: Collection[str] = ()
 
 
 def _sample(path: Path) -> bytes | None:
-    """The first bytes of a file; None of one that pandas alone can open, or that is damaged."""
+    """The first bytes of a file, unpacked; None of one that is damaged."""
     try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as stream:
+        with unpacked.opened(path) as source:
+            if isinstance(source, unpacked.Unpacked):
+                return source.read(_SAMPLE_BYTES)
+            with path.open("rb") as stream:
                 return stream.read(_SAMPLE_BYTES)
-        if path.suffix in (".zst", ".tar"):
-            return None
-        with _OPENERS.get(path.suffix, open)(path, "rb") as stream:
-            return stream.read(_SAMPLE_BYTES)
     except Exception:  # whatever a damaged archive makes its codec raise: pandas will say it
         return None
 
