@@ -132,7 +132,8 @@ def chunks(path: Path, csv: Mapping[str, Any], *, rows: int, wanted: Sequence[st
     form = form_of(path)
     try:
         if form == "parquet":
-            file = pq.ParquetFile(path)
+            # Else whole row groups, which may have a million rows, are read ahead.
+            file = pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
             yield file.schema_arrow.empty_table().to_pandas()  # the columns, of a file without rows, too
             for batch in file.iter_batches(batch_size=rows):
                 yield batch.to_pandas()
