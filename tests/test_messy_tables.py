@@ -180,7 +180,7 @@ CASES = {
 
 def typed(file: Path, **settings: Any) -> tuple[pd.DataFrame, list[str]]:
     """The columns of a file after their steps, and the notes."""
-    raw, learned = tabular.read_and_learn(file, target="y", **settings)
+    raw, learned = treatments.read_and_learn(file, target="y", **settings)
     frame = apply(learned.steps, raw.frame.drop(columns=["y"]), file.name)
     assert set(raw.frame["y"]) <= {0, 1}
     return frame.assign(**numbers_with_blanks(frame)), [*raw.notes, *learned.notes]
@@ -219,7 +219,7 @@ def test_a_table_is_read_as_a_person_would(name, tmp_path, monkeypatch):
 def test_new_rows_take_the_same_path(name, tmp_path):
     case, file = CASES[name], tmp_path / "t.csv"
     file.write_bytes(case.bytes)
-    raw, learned = tabular.read_and_learn(file, target="y", csv=case.csv, treatments=case.columns)
+    raw, learned = treatments.read_and_learn(file, target="y", csv=case.csv, treatments=case.columns)
     features = raw.frame.drop(columns=["y"])
     frame = apply(learned.steps, features, file.name)
     frame = frame.assign(**numbers_with_blanks(frame))
@@ -417,7 +417,7 @@ def test_excel_files_are_read_where_openpyxl_is(tmp_path, monkeypatch):
     monkeypatch.setattr(reading.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(pd, "read_excel", lambda path: sheet)
     (tmp_path / "t.xlsx").write_bytes(b"PK")
-    raw, learned = tabular.read_and_learn(tmp_path / "t.xlsx", target="y")
+    raw, learned = treatments.read_and_learn(tmp_path / "t.xlsx", target="y")
     np.testing.assert_array_equal(apply(learned.steps, raw.frame, "t")["a"], [5, NAN, 6.5])
 
 

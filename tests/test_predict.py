@@ -163,6 +163,8 @@ class TestARun:
         file = tmp_path / "run" / "config.json"
         settings = json.loads(file.read_text())
         del settings["decision"]["beta"], settings["checksum"]
+        for key in ("csv", "columns", "group", "time"):
+            del settings["data"][key]
         file.write_text(json.dumps(settings))
         assert train.train_and_evaluate(config_of(run.parent), tmp_path / "run")["updates"] == 20
 

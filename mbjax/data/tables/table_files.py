@@ -20,7 +20,6 @@ from mbjax.data.tables import csv_dialect, dates, spelling, table_options
 from mbjax.data.tables.columns import MAX_CATEGORIES
 from mbjax.data.tables.csv_batches import CsvBatches
 from mbjax.data.tables.csv_dialect import DEFAULTS, Dialect
-from mbjax.data.tables.tabular import check_columns
 from mbjax.options import shown
 from mbjax.types import UserError, first_line
 
@@ -158,7 +157,7 @@ def _write(
     dialect = None if files[0].suffix == ".parquet" else csv_dialect.detect(files[0], csv, wanted=[target])
     decimal = csv["decimal"] or ("," if dialect and dialect.text else ".")
     source = _open(files, target, dialect, decimal, codes)
-    check_columns(source.schema.names, target=target, drop=drop, source=name)
+    table_options.check_columns(source.schema.names, target=target, drop=drop, source=name)
     table_options.check_named(source.schema.names, codes, "columns", name)
     blank = (*drop, *(dialect.blank if dialect else ()))
     fields = [field for field in source.schema if field.name != target and field.name not in blank]

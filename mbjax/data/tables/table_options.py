@@ -1,6 +1,7 @@
 """The options of `config.data` that tables share, and what a user may say of single columns."""
 
 import ast
+import difflib
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -63,3 +64,13 @@ def check_named(columns: Sequence[str], names: Collection[str], key: str, source
     """Raises a UserError if a column that `config.data.KEY` names is not there."""
     if unknown := [name for name in names if name not in columns]:
         raise UserError(f"config.data.{key}: no column {unknown[0]!r} in {source}; it has {listed(columns)}")
+
+
+def check_columns(columns: Sequence[str], *, target: str, drop: Sequence[str], source: str) -> None:
+    """Raises a UserError if the target or a column to leave out is not there."""
+    for key, name in (("target", target), *(("drop", name) for name in drop)):
+        if name not in columns:
+            near = difflib.get_close_matches(name, columns)
+            hint = f"did you mean {listed(near)}?" if near else f"it has {listed(columns)}"
+            hint += "; is that one line of names? set --config.data.csv.sep" if len(columns) == 1 else ""
+            raise UserError(f"config.data.{key}={name!r}: no such column in {source}; {hint}")

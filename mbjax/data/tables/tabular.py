@@ -1,7 +1,6 @@
 """`tabular`: any file of a table with a column of labels; and what every table shares on its way to arrays."""
 
 import dataclasses
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from pandas.api import types as dtypes
 from mbjax.data import splits
 from mbjax.data.sources import find_own
 from mbjax.data.splits import GROUP, STRATIFY, TEST_SHARE, TIME, VALIDATION_SHARE, encode_labels
-from mbjax.data.tables import reading, suspects, table_options
+from mbjax.data.tables import suspects, table_options
 from mbjax.data.tables import treatments as look
 from mbjax.data.tables.columns import MAX_CATEGORIES, TableColumns, as_numbers, numbers_with_blanks
 from mbjax.data.tables.csv_dialect import DEFAULTS
@@ -65,78 +64,15 @@ def load(
     """
     file = find_own(path, dir, wanted="a CSV or Parquet file")
     given, dropped = table_options.read_treatments(columns, drop)
-    raw, learned = read_and_learn(
+    raw, learned = look.read_and_learn(
         file, target=target, drop=dropped, csv=csv, treatments=given, named={"group": group, "time": time}
     )
     frame = raw.frame.drop(columns=[name for name in dropped if name != target])
-    codes = [name for name, what in given.items() if what == "category"]
     return from_frame(
-        frame, target, source=file.name, seed=seed, dropped=dropped, learned=learned, notes=raw.notes, codes=codes,
+        frame, target, source=file.name, seed=seed, dropped=dropped, learned=learned, notes=raw.notes, treatments=given,
         csv={key: value for key, value in dict(csv.items()).items() if value != DEFAULTS[key]}, group=group, time=time,
-        kept=list(given), careful=True, test_share=test_share, validation_share=validation_share, stratify=stratify,
+        careful=True, test_share=test_share, validation_share=validation_share, stratify=stratify,
     )  # fmt: skip
-
-
-def read_and_learn(
-    file: Path,
-    *,
-    target: str,
-    drop: Sequence[str] = (),
-    csv: Mapping[str, Any] = DEFAULTS,
-    treatments: Mapping[str, str] | None = None,
-    named: Mapping[str, str] | None = None,
-) -> tuple[reading.Raw, Learned]:
-    """Reads a file, and finds how its columns are written.
-
-    Args:
-      file: of the forms of `mbjax.data.tables.reading`.
-      target, drop, csv: see `load`.
-      treatments: what `config.data.columns` says.
-      named: further columns that keys of `config.data` name, by the key.
-
-    Raises:
-      UserError: see `load`.
-    """
-    treatments = treatments or {}
-    codes = [name for name, what in treatments.items() if what == "category"]
-    settings: dict[str, Any] = {"wanted": [target] if target else [], "text": codes}
-    raw = reading.read(file, csv, **settings)
-    names = list(raw.frame.columns)
-    check_columns(names, target=target, drop=drop, source=file.name)
-    for key, name in (*(("columns", name) for name in treatments), *(named or {}).items()):
-        table_options.check_named(names, [name] if name else [], key, file.name)
-
-    def learn(raw: reading.Raw) -> Learned:
-        features = raw.frame.drop(columns=list({*drop, target}))
-        return look.learn(features, source=file.name, treatments=treatments, csv=csv, dialect=raw.dialect)
-
-    learned = learn(raw)
-    if learned.comma and raw.dialect and not raw.dialect.text:  # points group digits in what was read as numbers
-        raw = reading.read(file, csv, **settings, all_text=True)
-        learned = learn(raw)
-    if raw.dialect and raw.dialect.text:
-        raw = dataclasses.replace(raw, frame=raw.frame.assign(**{target: _labels_of_text(raw.frame.loc[:, target])}))
-    notes = [note for note in raw.notes if not any(f"column {name!r} has numbers that begin" in note for name in codes)]
-    return dataclasses.replace(raw, notes=tuple(notes)), learned
-
-
-def _labels_of_text(labels: pd.Series) -> pd.Series:
-    """Labels that were read as text: numbers where all are, as pandas reads them elsewhere."""
-    try:
-        numbers: Any = pd.to_numeric(labels)
-    except ValueError:
-        return labels
-    return numbers
-
-
-def check_columns(columns: Sequence[str], *, target: str, drop: Sequence[str], source: str) -> None:
-    """Raises a UserError if the target or a column to leave out is not there."""
-    for key, name in (("target", target), *(("drop", name) for name in drop)):
-        if name not in columns:
-            near = difflib.get_close_matches(name, columns)
-            hint = f"did you mean {listed(near)}?" if near else f"it has {listed(columns)}"
-            hint += "; is that one line of names? set --config.data.csv.sep" if len(columns) == 1 else ""
-            raise UserError(f"config.data.{key}={name!r}: no such column in {source}; {hint}")
 
 
 def read_official(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -163,11 +99,10 @@ def from_frame(
     notes: Sequence[str] = (),
     dropped: Sequence[str] = (),
     learned: Learned | None = None,
-    codes: Collection[str] = (),
+    treatments: Mapping[str, str] | None = None,
     csv: Mapping[str, Any] | None = None,
     group: str = "",
     time: str = "",
-    kept: Collection[str] = (),
     careful: bool = False,
     **split: Any,
 ) -> Dataset:
@@ -188,10 +123,9 @@ def from_frame(
       notes: put before those made here.
       dropped: columns of the file that are not in `frame`: a table to predict on may have them.
       learned: how columns are written; found in the frame if None.
-      codes: categories whatever their number of values.
+      treatments: what `config.data.columns` says; categories are then some whatever their number of values.
       csv: what was set of how a CSV file is written; kept for new files.
-      group, time: see `load`. They are no features, unless they are among `kept`.
-      kept: columns that were named to be features.
+      group, time: see `load`. They are no features, unless `treatments` has them.
       careful: whether to warn of columns that name the row, tell the label or never change.
       **split: the other options of `mbjax.data.splits.split_indices`.
 
@@ -210,36 +144,47 @@ def from_frame(
     index, split_notes = _split(
         frame, y, learned, source=source, seed=seed, classes=classes, group=group, time=time, **split
     )
-    keys = [name for name in (group, time) if name and name not in kept]
+    keys = [name for name in (group, time) if name and name not in (treatments or {})]
     frame = frame.drop(columns=list({target, *keys}))
     steps = [_from_first(step, frame, index["train"], source) for step in learned.steps if step.name not in keys]
-    raw, frame = list(frame.columns), apply(steps, frame, source)
-    spelled = numbers_with_blanks(frame)
-    frame = frame.assign(**spelled)
-    numbers, categories, column_notes = kinds(frame.iloc[index["train"]], codes)
-    if not numbers and not categories:
-        raise UserError(f"{source}: no feature is left beside {target!r}; {'; '.join(column_notes)}")
-    floats = {name: as_numbers(frame.loc[:, name], f"{source}: column {name!r}") for name in numbers}
-    frame = frame.assign(**floats)
-    _check_finite(frame.loc[:, numbers], source)
-    train = frame.iloc[index["train"]]
-    columns = TableColumns.fit(
-        train, numbers=numbers, categories=categories, scale=scale, ignored=(target, *dropped, *keys),
-        columns=raw, steps=steps, csv=csv,
+    codes = [name for name, what in (treatments or {}).items() if what == "category"]
+    columns, frame, column_notes = _fit(
+        frame, index["train"], source=source, codes=codes, scale=scale, ignored=(target, *dropped, *keys), steps=steps,
+        csv=csv,
     )  # fmt: skip
     x = columns.encode(frame, source=source)
 
     sources = {made: step.name for step in steps for made in step.makes}
     if careful:
         label_notes = (*label_notes, *suspects.warnings_of_labels(classes))
-        column_notes += suspects.warnings_of(train.loc[:, columns.made], y[index["train"]], classes, sources)
-    column_notes += _imputed(frame.loc[:, columns.made], numbers, sources)
+        used = frame.loc[:, list(columns.made)].iloc[index["train"]]
+        column_notes += suspects.warnings_of(used, y[index["train"]], classes, sources)
+    column_notes += _imputed(frame.loc[:, columns.made], columns, sources)
     parts = {name: Split(x[i], y[i], origin=i + 1) for name, i in index.items()}
     overlap = 0.0 if time else len(index["test"]) / (len(y) - len(index["test"]))
-    blank_notes = [f"column {name!r}: numbers, some of them left blank" for name in spelled]
     written = [note for note in learned.notes if not any(f"column {name!r}" in note for name in keys)]
-    notes = (*notes, *label_notes, *split_notes, *written, *blank_notes, *column_notes)
+    notes = (*notes, *label_notes, *split_notes, *written, *column_notes)
     return Dataset(parts, classes, source, notes=notes, overlap=overlap, preprocessing=columns)
+
+
+def _fit(
+    frame: pd.DataFrame, train: np.ndarray, *, source: str, codes: Collection[str], steps: Sequence[Step],
+    ignored: Sequence[str], **options: Any,
+) -> tuple[TableColumns, pd.DataFrame, list[str]]:  # fmt: skip
+    """What is learned of raw columns, these after their steps, and notes."""
+    raw, frame = list(frame.columns), apply(steps, frame, source)
+    spelled = numbers_with_blanks(frame)
+    frame = frame.assign(**spelled)
+    numbers, categories, notes = kinds(frame.iloc[train], codes)
+    if not numbers and not categories:
+        raise UserError(f"{source}: no feature is left beside {ignored[0]!r}; {'; '.join(notes)}")
+    floats = {name: as_numbers(frame.loc[:, name], f"{source}: column {name!r}") for name in numbers}
+    frame = frame.assign(**floats)
+    _check_finite(frame.loc[:, numbers], source)
+    columns = TableColumns.fit(
+        frame.iloc[train], numbers=numbers, categories=categories, columns=raw, steps=steps, ignored=ignored, **options
+    )
+    return columns, frame, [*(f"column {name!r}: numbers, some of them left blank" for name in spelled), *notes]
 
 
 def _split(
@@ -282,9 +227,9 @@ def _from_first(step: Step, frame: pd.DataFrame, train: np.ndarray, source: str)
     return dataclasses.replace(step, first=float(np.floor(known.min())) if len(known) else 0.0)
 
 
-def _imputed(frame: pd.DataFrame, numbers: Collection[str], sources: Mapping[str, str]) -> list[str]:
+def _imputed(frame: pd.DataFrame, columns: TableColumns, sources: Mapping[str, str]) -> list[str]:
     """A note on each column with missing values; columns that were made of one share it."""
-    notes = []
+    notes, numbers = [], {number.name for number in columns.numbers}
     for name in frame.columns:
         if count := np.count_nonzero(frame[name].isna()):
             by = "median" if name in numbers else "most frequent value"

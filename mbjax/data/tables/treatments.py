@@ -2,14 +2,15 @@
 
 import dataclasses
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from pandas.api import types as dtypes
 
-from mbjax.data.tables import dates, spelling
+from mbjax.data.tables import dates, reading, spelling, table_options
 from mbjax.data.tables.csv_dialect import DEFAULTS, Dialect
 from mbjax.data.tables.dates import Dates
 from mbjax.data.tables.spelling import Found, Numbers, Words
@@ -32,6 +33,58 @@ class Learned(NamedTuple):
     steps: tuple[Step, ...]
     notes: tuple[str, ...]
     comma: bool
+
+
+def read_and_learn(
+    file: Path,
+    *,
+    target: str,
+    drop: Sequence[str] = (),
+    csv: Mapping[str, Any] = DEFAULTS,
+    treatments: Mapping[str, str] | None = None,
+    named: Mapping[str, str] | None = None,
+) -> tuple[reading.Raw, Learned]:
+    """Reads a file, and finds how its columns are written.
+
+    Args:
+      file: of the forms of `mbjax.data.tables.reading`.
+      target, drop, csv: see `mbjax.data.tables.tabular.load`.
+      treatments: what `config.data.columns` says.
+      named: further columns that keys of `config.data` name, by the key.
+
+    Raises:
+      UserError: a file that cannot be read, a missing column, or see `learn`.
+    """
+    treatments = treatments or {}
+    codes = [name for name, what in treatments.items() if what == "category"]
+    settings: dict[str, Any] = {"wanted": [target] if target else [], "text": codes}
+    raw = reading.read(file, csv, **settings)
+    names = list(raw.frame.columns)
+    table_options.check_columns(names, target=target, drop=drop, source=file.name)
+    for key, name in (*(("columns", name) for name in treatments), *(named or {}).items()):
+        table_options.check_named(names, [name] if name else [], key, file.name)
+
+    def learned_of(raw: reading.Raw) -> Learned:
+        features = raw.frame.drop(columns=list({*drop, target}))
+        return learn(features, source=file.name, treatments=treatments, csv=csv, dialect=raw.dialect)
+
+    learned = learned_of(raw)
+    if learned.comma and raw.dialect and not raw.dialect.text:  # points group digits in what was read as numbers
+        raw = reading.read(file, csv, **settings, all_text=True)
+        learned = learned_of(raw)
+    if raw.dialect and raw.dialect.text:
+        raw = dataclasses.replace(raw, frame=raw.frame.assign(**{target: _labels_of_text(raw.frame.loc[:, target])}))
+    notes = [note for note in raw.notes if not any(f"column {name!r} has numbers that begin" in note for name in codes)]
+    return dataclasses.replace(raw, notes=tuple(notes)), learned
+
+
+def _labels_of_text(labels: pd.Series) -> pd.Series:
+    """Labels that were read as text: numbers where all are, as pandas reads them elsewhere."""
+    try:
+        numbers: Any = pd.to_numeric(labels)
+    except ValueError:
+        return labels
+    return numbers
 
 
 def learn(
