@@ -55,7 +55,7 @@ def _is_strategy(value: Any) -> bool:
     except (ValueError, SyntaxError):
         return False
     if isinstance(value, dict):
-        return all(isinstance(name, str | int) and isinstance(count, int) for name, count in value.items())
+        return all(isinstance(name, str | int) and isinstance(count, int | float) for name, count in value.items())
     return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 

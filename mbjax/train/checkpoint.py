@@ -1,15 +1,13 @@
 """Checkpoints: the whole `TrainState`, and what data it was trained on, through orbax."""
 
-import contextlib
 import errno
-import gc
 import hashlib
 import itertools
 import json
 import logging
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -39,6 +37,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: pathlib.Path, *, keep: int, data: str):
+        _drop_remains()
         self._data = data
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
@@ -70,13 +69,11 @@ class Checkpoints:
             state=ocp.args.StandardSave(state),  # pyright: ignore[reportCallIssue]
             run=ocp.args.JsonSave(json.loads(sealed.dumps(about))),  # pyright: ignore[reportCallIssue]
         )
-        with _without_remains():
-            if why := self._write(step, items):
-                gc.collect()
-                raise UserError(
-                    f"checkpoint {step} cannot be saved in {self._manager.directory} ({why}): the ones before it are "
-                    "whole, and the same command resumes there"
-                )
+        if why := self._write(step, items):
+            raise UserError(
+                f"checkpoint {step} cannot be saved in {self._manager.directory} ({why}): the ones before it are "
+                "whole, and the same command resumes there"
+            )
 
     def _write(self, step: int, items: Any) -> str:
         """Saves items, or says why they cannot be."""
@@ -101,12 +98,10 @@ class Checkpoints:
         """
         steps = self.steps()[::-1]
         for step in steps:
-            with _without_remains():
-                state, reason = self._try(step, like)
-                if not hosts.any_of(bool(reason)):
-                    return state
-                self._set_aside(step, reason or "another process cannot read it")
-                gc.collect()
+            state, reason = self._try(step, like)
+            if not hosts.any_of(bool(reason)):
+                return state
+            self._set_aside(step, reason or "another process cannot read it")
         if steps and hosts.is_primary():
             log.warning("no checkpoint in %s can be read: training starts from the beginning", self._manager.directory)
         return like
@@ -185,18 +180,22 @@ class Checkpoints:
         self._manager.close()
 
 
-@contextlib.contextmanager
-def _without_remains() -> Iterator[None]:
-    """Does not let the interpreter print the traces of what is left over.
+def _drop_remains() -> None:
+    """From now on the interpreter does not print the traces of what orbax leaves behind.
 
-    Where one array cannot be read or written, orbax leaves the others behind. They fail in threads and when they are
-    collected, which nobody can catch.
+    Where one array cannot be read or written, the others fail in threads, and when they are collected, which nobody can
+    catch: whoever asked for the first has been told.
     """
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
+    before = sys.unraisablehook
+    if before.__module__ == __name__:
+        return
+
+    def hook(left: Any) -> None:
+        source = getattr(getattr(left.object, "cr_code", None), "co_filename", "")
+        if "orbax" not in source and str(left.exc_value) != "Event loop is closed":
+            before(left)
+
+    sys.unraisablehook = hook
 
 
 def _differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
