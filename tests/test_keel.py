@@ -5,9 +5,10 @@ import pathlib
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from mbjax.data.tables import keel
+from mbjax.data.tables import keel, reading
 from mbjax.types import UserError
 
 TEXT = """@relation mixed
@@ -66,6 +67,13 @@ def test_what_is_wrong_is_named_by_its_line(old, new, message):
 def test_what_is_no_such_file(text):
     with pytest.raises(UserError, match=r"r\.dat"):
         keel.read(text, "r.dat")
+
+
+def test_a_file_of_it_is_a_table_of_ones_own(tmp_path):
+    (tmp_path / "mixed.dat").write_text(TEXT)
+    pd.testing.assert_frame_equal(reading.read(tmp_path / "mixed.dat").frame, keel.read(TEXT, "mixed.dat").frame)
+    parts = reading.chunks(tmp_path / "mixed.dat", {}, rows=3, wanted=(), text=())
+    assert [len(part) for part in parts] == [3, 1]
 
 
 ZIP = pathlib.Path(os.environ.get("MBJAX_DATA_DIR", "/nowhere"), "keel.zip")

@@ -1,4 +1,4 @@
-"""Files of tables as frames: CSV however it is written, Parquet, Arrow and Feather, Excel; whole or in chunks."""
+"""Files of tables as frames: CSV however it is written, Parquet, Arrow and Feather, Excel, KEEL; whole or in chunks."""
 
 import dataclasses
 import importlib.util
@@ -10,12 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mbjax.data.tables import csv_dialect, unpacked
+from mbjax.data.tables import csv_dialect, keel, unpacked
 from mbjax.data.tables.csv_dialect import CSV_OPTION, DEFAULTS, Dialect
 from mbjax.options import shown
 from mbjax.types import UserError, first_line
 
-FORMS = ".csv, .tsv, .csv.gz, .parquet, .feather, .arrow or .xlsx"
+FORMS = ".csv, .tsv, .csv.gz, .parquet, .feather, .arrow, .xlsx or .dat (of KEEL)"
 _ARROW = (".feather", ".arrow")
 _TOTALS = {
     "total", "totals", "grand total", "sum", "sums", "subtotal", "gesamt", "summe", "gesamtsumme", "somme", "suma",
@@ -71,6 +71,8 @@ def read(
         elif form == "arrow":
             parts = list(_arrow(path))
             frame = pd.concat(parts[1:], ignore_index=True) if len(parts) > 1 else parts[0]
+        elif form == "keel":
+            frame = keel.read(path.read_text(), path.name).frame
         else:
             frame = pd.read_excel(path)
     except pd.errors.EmptyDataError:
@@ -97,7 +99,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def form_of(path: Path) -> str:
-    """`"csv"`, `"parquet"`, `"arrow"` or `"excel"`.
+    """`"csv"`, `"parquet"`, `"arrow"`, `"excel"` or `"keel"`.
 
     Raises:
       UserError: a file of another ending, or one that takes a package that is not there.
@@ -106,6 +108,8 @@ def form_of(path: Path) -> str:
         return "parquet"
     if path.suffix in _ARROW:
         return "arrow"
+    if path.suffix == ".dat":
+        return "keel"
     if path.suffix == ".xlsx":
         if importlib.util.find_spec("openpyxl") is None:
             raise UserError(
@@ -140,8 +144,9 @@ def chunks(path: Path, csv: Mapping[str, Any], *, rows: int, wanted: Sequence[st
         elif form == "arrow":
             for part in _arrow(path):
                 yield from (part.iloc[start : start + rows] for start in range(0, max(len(part), 1), rows))
-        elif form == "excel":
-            frame = pd.read_excel(path).rename(columns=str)
+        elif form in ("excel", "keel"):
+            whole = pd.read_excel(path) if form == "excel" else keel.read(path.read_text(), path.name).frame
+            frame = whole.rename(columns=str)
             yield from (frame.iloc[start : start + rows] for start in range(0, max(len(frame), 1), rows))
         else:
             dialect = csv_dialect.detect(path, csv, wanted=wanted)
