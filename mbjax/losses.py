@@ -1,6 +1,5 @@
 """Losses per example, reduced by the caller, and the step from a flax model to a `LossFn`."""
 
-import ast
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mbjax.options import NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, Kind, Option
+from mbjax.class_weights import CLASS_WEIGHT, CLASS_WEIGHTS, example_weights, floored, weights_of
+from mbjax.options import NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, Option
 from mbjax.registry import Registry
 from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, UserError
 
@@ -103,7 +103,7 @@ def logit_adjusted(
     Returns:
       `[n]`, nats, of the logits' dtype.
     """
-    offsets = (tau * jnp.log(_counts(class_counts))).astype(logits.dtype)  # n's logarithm would cancel
+    offsets = (tau * jnp.log(floored(class_counts))).astype(logits.dtype)  # n's logarithm would cancel
     if _is_binary(logits):
         return cross_entropy(logits + (offsets[1] - offsets[0]), labels)
     return cross_entropy(logits + offsets[None], labels)
@@ -116,7 +116,7 @@ def balanced_softmax(logits: jax.Array, labels: jax.Array, *, class_counts: Any)
 
 def ldam_margins(class_counts: Any, max_margin: float | jax.Array) -> jax.Array:
     """Margins `Δ_c ∝ n_c^(−1/4)`, `[classes]`, of which the largest is `max_margin` (Cao et al. 2019, equation 13)."""
-    margins = _counts(class_counts) ** -0.25
+    margins = floored(class_counts) ** -0.25
     return margins * (max_margin / margins.max())
 
 
@@ -181,54 +181,6 @@ def cosface(
     return focal(_with_margins(logits, labels, margins, scale, margin_share), labels, gamma=gamma)
 
 
-def inverse_weights(class_counts: Any) -> jax.Array:
-    """Class weights `n / (C n_c)`, `[classes]`, of which the mean over the `n` training examples is 1.
-
-    They are `sklearn.utils.class_weight.compute_class_weight("balanced")`. So the loss keeps its scale beside weight
-    decay. `C` is the number of classes that have examples; the weight of one that has none is as if it had one.
-    """
-    counts = jnp.asarray(class_counts, jnp.result_type(float))
-    classes = (counts > 0).astype(counts.dtype).sum()
-    return counts.sum() / (classes * _counts(counts))
-
-
-def effective_weights(class_counts: Any, beta: float | jax.Array) -> jax.Array:
-    """Class weights by the effective number of examples, `∝ (1 − β) / (1 − β^n_c)`, summing to the number of classes.
-
-    Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", with the scale published there: the
-    mean over the training examples, among which common classes prevail, is below 1. β = 0 gives equal weights, β → 1
-    weights in proportion to `inverse_weights`.
-
-    Args:
-      class_counts: training examples of each class, `[classes]`; may be traced.
-      beta: from 0 to below 1, may be traced.
-    """
-    # 1 − β^n = −expm1(n log β), and 1 − β is exact near 1: float32 would lose the difference of β^n from 1.
-    weights = -1 / jnp.expm1(_counts(class_counts) * jnp.log1p(-(1 - beta)))
-    return weights * (weights.shape[0] / weights.sum())
-
-
-def example_weights(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
-    """The class weight of each example, `[n]`; of labels that are shares of classes, the mean by share.
-
-    Args:
-      class_weights: `[classes]`.
-      labels: class numbers, `[n]`; for two classes, or shares of them, also probabilities of class 1, `[n]` floating
-        point, and shares `[n, classes]`.
-    """
-    if labels.ndim == 2:
-        return labels.astype(class_weights.dtype) @ class_weights
-    if jnp.issubdtype(labels.dtype, jnp.floating):
-        y = labels.astype(class_weights.dtype)
-        return (1 - y) * class_weights[0] + y * class_weights[1]
-    return class_weights[labels]
-
-
-def reweighted(batch: Batch, weights: jax.Array) -> Batch:
-    """The batch with each example's loss multiplied by `weights`, `[n]`, on top of the weights that it has."""
-    return {**batch, "weight": weights * batch["weight"] if "weight" in batch else weights}
-
-
 def build(
     name: str,
     *,
@@ -264,57 +216,12 @@ def build(
     loss = functools.partial(loss, **{option: given[option] for option in takes if option in given})
     if class_weight == "none":
         return loss
-    weights = _class_weights(class_weight, class_counts, beta)
+    weights = weights_of(class_weight, class_counts, beta)
 
     def weighted(logits: jax.Array, labels: jax.Array, **margin_share: jax.Array) -> jax.Array:
         return loss(logits, labels, **margin_share) * example_weights(weights.astype(logits.dtype), labels)
 
     return weighted
-
-
-def _class_weights(class_weight: str | Sequence[float], class_counts: Any, beta: float | jax.Array) -> jax.Array:
-    """The weights that `class_weight` names, other than `"none"`, or is, `[classes]`."""
-    if not isinstance(class_weight, str):
-        return jnp.asarray(class_weight, jnp.result_type(float))
-    return inverse_weights(class_counts) if class_weight == "inverse" else effective_weights(class_counts, beta)
-
-
-def read_class_weight(value: Any, classes: Sequence[str]) -> str | tuple[float, ...]:
-    """`config.loss.class_weight`: a name as it is; of a mapping by class names the weights, `[classes]`.
-
-    Args:
-      value: such as `"inverse"`, `{"yes": 10, "no": 1}` or this as text. A class that is not in it has the weight 1.
-      classes: the class names in the order of the class numbers.
-
-    Raises:
-      UserError: what is neither, or an unknown class.
-    """
-    if isinstance(value, str) and value in CLASS_WEIGHTS:
-        return value
-    shown = f"config.loss.class_weight={value!r}"
-    if not CLASS_WEIGHT.valid(value):
-        raise UserError(f"{shown}: {CLASS_WEIGHT.describe()}")
-    given = {str(name): float(weight) for name, weight in _weight_mapping(value).items()}
-    if unknown := given.keys() - set(classes):
-        raise UserError(f"{shown}: there is no class {min(unknown)!r} among {', '.join(classes)}")
-    return tuple(given.get(name, 1.0) for name in classes)
-
-
-def _weight_mapping(value: Any) -> Mapping[Any, Any]:
-    """Raises a ValueError or SyntaxError of what is none."""
-    value = ast.literal_eval(value) if isinstance(value, str) else value
-    if not hasattr(value, "items"):
-        raise ValueError(value)
-    return value
-
-
-def _are_class_weights(value: Any) -> bool:
-    try:
-        return (isinstance(value, str) and value in CLASS_WEIGHTS) or all(
-            POSITIVE.valid(weight) for _, weight in _weight_mapping(value).items()
-        )
-    except (ValueError, SyntaxError):
-        return False
 
 
 def prior_factor(section: Mapping[str, Any], class_counts: Any) -> np.ndarray:
@@ -329,17 +236,13 @@ def prior_factor(section: Mapping[str, Any], class_counts: Any) -> np.ndarray:
     counts = np.maximum(np.asarray(class_counts, np.float64), 1)
     factor = np.ones(len(counts))
     if section["class_weight"] != "none":
-        factor = np.asarray(_class_weights(section["class_weight"], counts, section["beta"]))
+        factor = np.asarray(weights_of(section["class_weight"], counts, section["beta"]))
     if section["name"] in ("logit_adjustment", "balanced_softmax"):
         tau = section["tau"] if section["name"] == "logit_adjustment" else 1.0
         factor = factor / (counts / counts.sum()) ** tau
     return factor
 
 
-CLASS_WEIGHTS = ("none", "inverse", "effective")
-CLASS_WEIGHT = Kind(
-    ", or weights above 0 by class, such as \"{'yes': 10, 'no': 1}\"", _are_class_weights, str, CLASS_WEIGHTS
-)
 LOSSES = Registry[PerExampleLoss](
     "mbjax.losses",
     {
@@ -413,11 +316,6 @@ def _with_margins(
     if _is_binary(logits):
         moved = moved[:, 1] - moved[:, 0]
     return jnp.asarray(scale, logits.dtype) * moved
-
-
-def _counts(class_counts: Any) -> jax.Array:
-    """Counts as floating point, `[classes]`; a class without examples would have an infinite weight."""
-    return jnp.maximum(jnp.asarray(class_counts, jnp.result_type(float)), 1)
 
 
 def predicted_class(logits: jax.Array) -> jax.Array:

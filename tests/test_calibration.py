@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mbjax import class_weights
 from mbjax import config as config_lib
-from mbjax import losses
 from mbjax.evaluation import calibration, decisions
 from mbjax.methods import METHODS
 from mbjax.types import UserError
@@ -103,7 +103,7 @@ class TestSampledPriors:
         np.testing.assert_allclose(self.of(method, **changes), expected, atol=1e-6)
 
     def test_drw_ends_with_its_class_weights(self):
-        weights = np.asarray(losses.effective_weights(self.counts, 0.999))
+        weights = np.asarray(class_weights.effective_weights(self.counts, 0.999))
         expected = SHARES["train"] * weights
         np.testing.assert_allclose(self.of("drw", **{"loss.beta": 0.999}), expected / expected.sum(), rtol=1e-6)
 

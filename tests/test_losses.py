@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from mbjax import losses, models
+from mbjax import class_weights, losses, models
 from mbjax.types import UserError
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_dtypes")
@@ -144,14 +144,14 @@ def test_a_share_of_the_margin_is_a_smaller_margin(name, outputs, class_weight):
     loss = losses.build(name, class_counts=counts, class_weight=class_weight, **numbers)
     values = loss(logits, labels, margin_share=jnp.asarray(shares))
     full = logits if outputs == 4 else jnp.concatenate([0 * logits, logits], 1)
-    weights = np.ones(12) if class_weight == "none" else np.asarray(losses.inverse_weights(counts))[labels]
+    weights = np.ones(12) if class_weight == "none" else np.asarray(class_weights.inverse_weights(counts))[labels]
     for i, share in enumerate(shares):
         smaller = numbers | {"max_margin": 0.3 * share, "margin": 0.2 * share}
         expected = weights[i] * numpy_loss(name, full[i : i + 1], labels[i : i + 1], counts, **smaller)[0]
         assert values[i] == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("class_weight", losses.CLASS_WEIGHTS)
+@pytest.mark.parametrize("class_weight", class_weights.CLASS_WEIGHTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_one_logit_is_the_softmax_of_zero_and_it(name, class_weight):
     z, labels = jax.random.normal(jax.random.key(1), (9,)), jnp.arange(9) % 2
@@ -163,7 +163,7 @@ def test_one_logit_is_the_softmax_of_zero_and_it(name, class_weight):
     np.testing.assert_allclose(loss(z, labels.astype(float)), loss(z, labels), rtol=1e-12)
 
 
-@pytest.mark.parametrize("class_weight", losses.CLASS_WEIGHTS)
+@pytest.mark.parametrize("class_weight", class_weights.CLASS_WEIGHTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_that_are_shares_of_one_class_are_its_number(name, class_weight):
     logits, labels = jax.random.normal(jax.random.key(1), (9, 4)), jnp.arange(9) % 4
@@ -219,7 +219,7 @@ def test_cosface_of_a_case_by_hand():
 
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.999, 0.9999])
 def test_effective_weights_sum_to_the_number_of_classes(beta):
-    weights = losses.effective_weights(COUNTS, beta)
+    weights = class_weights.effective_weights(COUNTS, beta)
     expected = (1 - beta) / (1 - beta**COUNTS)
     np.testing.assert_allclose(weights, expected * 4 / expected.sum(), rtol=1e-11)
     assert weights.sum() == pytest.approx(4, rel=1e-12)
@@ -229,22 +229,22 @@ def test_effective_weights_sum_to_the_number_of_classes(beta):
 def test_inverse_weights_are_scikit_learns_balanced_ones_of_mean_1_over_the_examples(counts):
     labels = np.repeat(np.arange(len(counts)), counts)
     expected = compute_class_weight("balanced", classes=np.arange(len(counts)), y=labels)
-    weights = losses.inverse_weights(counts)
+    weights = class_weights.inverse_weights(counts)
     np.testing.assert_allclose(weights, expected, rtol=1e-12)
     assert np.asarray(weights)[labels].mean() == pytest.approx(1, rel=1e-12)
 
 
 def test_a_class_without_examples_leaves_the_inverse_weights_of_the_others_alone():
-    weights = np.asarray(losses.inverse_weights(np.array([30, 0, 10])))
+    weights = np.asarray(class_weights.inverse_weights(np.array([30, 0, 10])))
     np.testing.assert_allclose(weights[[0, 2]], [40 / (2 * 30), 40 / (2 * 10)], rtol=1e-12)
     assert weights[1] == pytest.approx(40 / 2)  # as of a class of one
 
 
 def test_class_weights_by_name_multiply_each_examples_loss_and_are_told_to_priors():
     classes, rng = ("no", "maybe", "yes"), np.random.default_rng(0)
-    weights: Any = losses.read_class_weight("{'yes': 10, 'no': 0.5}", classes)
-    assert weights == losses.read_class_weight({"yes": 10, "no": 0.5}, classes) == (0.5, 1.0, 10.0)
-    assert losses.read_class_weight("inverse", classes) == "inverse"
+    weights: Any = class_weights.read_class_weight("{'yes': 10, 'no': 0.5}", classes)
+    assert weights == class_weights.read_class_weight({"yes": 10, "no": 0.5}, classes) == (0.5, 1.0, 10.0)
+    assert class_weights.read_class_weight("inverse", classes) == "inverse"
     logits, labels = rng.normal(size=(6, 3)), np.array([0, 1, 2, 2, 1, 0])
     weighted, plain = (
         losses.build("focal", class_counts=[5, 3, 1], class_weight=weight)(logits, labels)
@@ -260,13 +260,17 @@ def test_class_weights_by_name_multiply_each_examples_loss_and_are_told_to_prior
     }
     for value, message in wrong.items():
         with pytest.raises(UserError, match=message):
-            losses.read_class_weight(value, classes)
+            class_weights.read_class_weight(value, classes)
 
 
 @pytest.mark.parametrize("class_weight", ["inverse", "effective"])
 def test_class_weights_multiply_each_examples_loss(class_weight):
     logits, labels = jax.random.normal(jax.random.key(3), (8, 4)), jnp.arange(8) % 4
-    weights = losses.inverse_weights(COUNTS) if class_weight == "inverse" else losses.effective_weights(COUNTS, 0.99)
+    weights = (
+        class_weights.inverse_weights(COUNTS)
+        if class_weight == "inverse"
+        else class_weights.effective_weights(COUNTS, 0.99)
+    )
     weighted, plain = (
         losses.build("focal", class_counts=COUNTS, class_weight=c, beta=0.99)(logits, labels)
         for c in (class_weight, "none")
@@ -279,8 +283,8 @@ def test_effective_weights_in_float32_are_right_to_float32():
         for beta in (0.999, 0.9999, 1 - 1e-6):
             exact = -1 / np.expm1(COUNTS * np.log(np.float64(beta)))
             exact *= 4 / exact.sum()
-            np.testing.assert_allclose(losses.effective_weights(COUNTS, beta), exact, rtol=1e-6)
-            traced = jax.jit(losses.effective_weights)(jnp.asarray(COUNTS), jnp.float32(beta))
+            np.testing.assert_allclose(class_weights.effective_weights(COUNTS, beta), exact, rtol=1e-6)
+            traced = jax.jit(class_weights.effective_weights)(jnp.asarray(COUNTS), jnp.float32(beta))
             assert traced.dtype == jnp.float32
             rounded = -1 / np.expm1(COUNTS * np.log(np.float64(np.float32(beta))))  # β itself is rounded there
             np.testing.assert_allclose(traced, rounded * 4 / rounded.sum(), rtol=1e-6)

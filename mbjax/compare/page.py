@@ -15,6 +15,7 @@ from mbjax.compare import figures
 from mbjax.compare import table as tables_lib
 from mbjax.compare.rows import Row
 from mbjax.report import page, tables, theme
+from mbjax.report.names import TITLES
 from mbjax.report.numbers import Numbers
 from mbjax.types import first_line
 
@@ -90,7 +91,7 @@ def facts_of(compared: Compared) -> dict[str, Any]:
     by_validation = tuned and compared.select == "validation"
     merit: Any = tables_lib.judged(runs)[[*groups]] if by_validation else means
     facts = {
-        "score": score, "title": tables_lib.TITLES.get(score, score.replace("_", " ")), "task": compared.task,
+        "score": score, "title": TITLES[score], "task": compared.task,
         "by": "validation" if by_validation else "test",
         "how": tables_lib.how_chosen(tuned, compared.select).replace("**", ""),
         "seeds": int(chosen["seed"].nunique()), "runs": len(runs), "interval": tables.interval_note(compared.overlap),
@@ -212,11 +213,7 @@ def _failures(
     lines: Sequence[Mapping[str, Any]], groups: Mapping[str, Any], rows: Mapping[str, Row]
 ) -> list[dict[str, Any]]:
     """What could not run, and why: a row's title, the reason, and how many seeds."""
-    failed: dict[tuple[str, str], set[int]] = {}
-    for line in lines:
-        if line["status"] != "ok":
-            failed.setdefault((line["row"], line["reason"]), set()).add(line["seed"])
     return [
         {"title": rows[name].title, "reason": reason, "seeds": len(seeds), "none": name not in groups}
-        for (name, reason), seeds in failed.items()
+        for (name, reason), seeds in tables_lib.failed(lines).items()
     ]

@@ -12,9 +12,9 @@ import pandas as pd
 from mbjax.compare.rows import Row
 from mbjax.evaluation import metrics
 from mbjax.report import tables
+from mbjax.report.names import TITLES
 from mbjax.report.paper import ROC_AUC
 
-TITLES = {"roc_auc": "ROC-AUC", "balanced_accuracy": "balanced accuracy"}
 COLUMNS = {  # of a table, beside the score that is compared
     "average_precision": "average precision",
     "balanced_accuracy": "balanced accuracy",
@@ -221,15 +221,20 @@ def _verdict(
     return "\n".join(sentences)
 
 
-def failures(lines: Sequence[Mapping[str, Any]], done: Collection[str], rows: Mapping[str, Row]) -> str:
-    """What could not run, and why."""
-    failed: dict[tuple[str, str], set[int]] = {}
+def failed(lines: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], set[int]]:
+    """The seeds of the runs that failed, by their row and the reason."""
+    seeds: dict[tuple[str, str], set[int]] = {}
     for line in lines:
         if line["status"] != "ok":
-            failed.setdefault((line["row"], line["reason"]), set()).add(line["seed"])
+            seeds.setdefault((line["row"], line["reason"]), set()).add(line["seed"])
+    return seeds
+
+
+def failures(lines: Sequence[Mapping[str, Any]], done: Collection[str], rows: Mapping[str, Row]) -> str:
+    """What could not run, and why."""
     order = {name: place for place, name in enumerate(rows)}
     text = [
         f"- {rows[name].title}{'' if name in done else ' has no result'}: {reason} ({len(seeds)} seeds)"
-        for (name, reason), seeds in sorted(failed.items(), key=lambda item: (order[item[0][0]], item[0][1]))
+        for (name, reason), seeds in sorted(failed(lines).items(), key=lambda item: (order[item[0][0]], item[0][1]))
     ]
     return "Runs that failed:\n\n" + "\n".join(text) if text else ""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbjax import losses
+from mbjax import class_weights, losses
 from mbjax.methods.base import TRAIN, Method, Problem, Recipe, Sections, batch_of
 from mbjax.options import SHARE, Option, Section
 from mbjax.state import TrainState
@@ -31,10 +31,10 @@ def build_drw(problem: Problem, *, loss: dict[str, Any]) -> Method:
     """Deferred re-weighting: plain training whose class weights start after a share `config.loss.deferred` of it.
 
     Cao et al. 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", section 3.3. The
-    weights are `losses.effective_weights` with `config.loss.beta`, and the loss is the weighted mean as published,
-    `Σ_i w_i ℓ_i / Σ_i w_i` over a batch, so that a batch of common classes alone counts in full. It works with any
-    loss: LDAM-DRW as published is `config.loss.name="ldam"` on `config.model.head="cosine"` with β = 0.9999, after 0.8
-    of the updates.
+    weights are `class_weights.effective_weights` with `config.loss.beta`, and the loss is the weighted mean as
+    published, `Σ_i w_i ℓ_i / Σ_i w_i` over a batch, so that a batch of common classes alone counts in full. It works
+    with any loss: LDAM-DRW as published is `config.loss.name="ldam"` on `config.model.head="cosine"` with β = 0.9999,
+    after 0.8 of the updates.
 
     Raises:
       UserError: the loss has class weights of its own.
@@ -45,13 +45,13 @@ def build_drw(problem: Problem, *, loss: dict[str, Any]) -> Method:
             'later in training; leave it at "none"'
         )
     plain = build(problem)
-    class_weights = losses.effective_weights(problem.class_counts, loss["beta"])
+    weights_by_class = class_weights.effective_weights(problem.class_counts, loss["beta"])
     start = loss["deferred"] * problem.updates
 
     def step(state: TrainState, batches: Mapping[str, Batch]) -> tuple[TrainState, Metrics]:
-        weights = losses.example_weights(class_weights, batches["train"]["y"])
+        weights = class_weights.example_weights(weights_by_class, batches["train"]["y"])
         weights = jnp.where(state.step >= start, weights / weights.mean(), 1)
-        return plain.step(state, {"train": losses.reweighted(batches["train"], weights)})
+        return plain.step(state, {"train": class_weights.reweighted(batches["train"], weights)})
 
     return Method(init=plain.init, step=step)
 
@@ -61,7 +61,7 @@ ERM = Recipe(build, streams=batch_of("train"), epoch_stream="train", sections={"
 
 def drw_priors(sections: Sections, shares: Mapping[str, np.ndarray], class_counts: np.ndarray) -> np.ndarray:
     """Those of the train stream times the class weights, which are in force when training ends."""
-    weights = losses.effective_weights(class_counts, sections["loss"]["beta"])
+    weights = class_weights.effective_weights(class_counts, sections["loss"]["beta"])
     return shares["train"] * losses.prior_factor(sections["loss"], class_counts) * np.asarray(weights)
 
 

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mbjax.losses import prior_factor, reweighted
+from mbjax.class_weights import reweighted
+from mbjax.losses import prior_factor
 from mbjax.methods.base import TRAIN, Method, Problem, Recipe, Sections, batch_of, learning_rate, stream_section
 from mbjax.options import COUNT, FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, Section, choice
 from mbjax.state import TrainState

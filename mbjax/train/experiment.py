@@ -12,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from mbjax import augment, data, losses, methods, models, sampling
+from mbjax import augment, class_weights, data, losses, methods, models, sampling
 from mbjax.data import splits
 from mbjax.devices import parallel as parallel_lib
 from mbjax.types import Config, Dataset, LossFn, Split, UserError
@@ -132,7 +132,8 @@ def assemble(
     sections = {
         key: value.to_dict() for key, value in config.items() if isinstance(value, ml_collections.FrozenConfigDict)
     }
-    sections["loss"]["class_weight"] = losses.read_class_weight(sections["loss"]["class_weight"], dataset.classes)
+    loss = sections["loss"]
+    loss["class_weight"] = class_weights.read_class_weight(loss["class_weight"], dataset.classes)
     platform = platform or jax.default_backend()
     outputs = 1 if len(dataset.classes) == 2 else len(dataset.classes)
     model = models.build(**sections["model"], outputs=outputs, platform=platform)

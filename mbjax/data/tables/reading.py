@@ -71,10 +71,8 @@ def read(
         elif form == "arrow":
             parts = list(_arrow(path))
             frame = pd.concat(parts[1:], ignore_index=True) if len(parts) > 1 else parts[0]
-        elif form == "keel":
-            frame = keel.read(path.read_text(), path.name).frame
         else:
-            frame = pd.read_excel(path)
+            frame = _in_memory(path, form)
     except pd.errors.EmptyDataError:
         frame = pd.DataFrame()
     except UserError:
@@ -145,8 +143,7 @@ def chunks(path: Path, csv: Mapping[str, Any], *, rows: int, wanted: Sequence[st
             for part in _arrow(path):
                 yield from (part.iloc[start : start + rows] for start in range(0, max(len(part), 1), rows))
         elif form in ("excel", "keel"):
-            whole = pd.read_excel(path) if form == "excel" else keel.read(path.read_text(), path.name).frame
-            frame = whole.rename(columns=str)
+            frame = _in_memory(path, form).rename(columns=str)
             yield from (frame.iloc[start : start + rows] for start in range(0, max(len(frame), 1), rows))
         else:
             dialect = csv_dialect.detect(path, csv, wanted=wanted)
@@ -164,6 +161,11 @@ def chunks(path: Path, csv: Mapping[str, Any], *, rows: int, wanted: Sequence[st
         raise
     except Exception as error:  # whatever pandas, pyarrow and the decompressors raise of a damaged file
         raise UserError(f"{path} cannot be read as a table: {first_line(error)}") from None
+
+
+def _in_memory(path: Path, form: str) -> pd.DataFrame:
+    """The table of a file of Excel or KEEL, which have no chunks."""
+    return pd.read_excel(path) if form == "excel" else keel.read(path.read_text(), path.name).frame
 
 
 def _read_csv(
