@@ -291,6 +291,14 @@ class TestInputs:
         with pytest.raises(UserError, match=r"long.csv: column 'b' holds 'one' in data row 34"):
             small().predict_proba(tmp_path / "long.csv")
 
+    def test_blanks_among_the_numbers_of_a_long_file(self, tmp_path):
+        a = ["1.5"] * 200_000 + [" "] + ["2.5"] * 3
+        (tmp_path / "long.csv").write_text("a,b,c\n" + "".join(f"{value},3,x\n" for value in a))
+        with warnings.catch_warnings(action="ignore", category=pd.errors.DtypeWarning):  # as the module has it
+            p = small().predict_proba(tmp_path / "long.csv")
+        few = pd.DataFrame({"a": [1.5, np.nan, 2.5], "b": 3, "c": "x"})
+        np.testing.assert_array_equal(p[[0, 199_999, 200_000, 200_003]], small().predict_proba(few)[[0, 0, 1, 2]])
+
     def test_a_csv_file_is_written_as_it_was_spelled(self, tmp_path):
         text = 'a,b,c,member,note\n1.5,3,x,True,"so, ""so"""\n,4,7,False,\n2.0,5,x,True,é\n'
         (tmp_path / "rows.csv").write_text(text)

@@ -17,7 +17,7 @@ from mbjax.data.tables.columns import TableColumns
 from mbjax.predict import tables
 from mbjax.types import UserError
 
-ROWS = 65_536  # of a chunk
+ROWS = 131_072  # of a chunk
 _IMAGES = 512
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mbjax.options import shown
 from mbjax.types import UserError, first_line
 
 FORMS = ".csv, .tsv, .csv.gz, .parquet, .feather, .arrow, .xlsx or .dat (of KEEL)"
+warnings.filterwarnings("ignore", category=pd.errors.DtypeWarning, module=__name__)  # see `chunks`
 _ARROW = (".feather", ".arrow")
 _TOTALS = {
     "total", "totals", "grand total", "sum", "sums", "subtotal", "gesamt", "summe", "gesamtsumme", "somme", "suma",
@@ -147,8 +149,9 @@ def chunks(path: Path, csv: Mapping[str, Any], *, rows: int, wanted: Sequence[st
             yield from (frame.iloc[start : start + rows] for start in range(0, max(len(frame), 1), rows))
         else:
             dialect = csv_dialect.detect(path, csv, wanted=wanted)
-            # Objects keep text as it is spelled, and take pandas three quarters of the time of its own strings.
-            options: dict[str, Any] = {**dialect.options(), "dtype": dict.fromkeys(text, object)}
+            # Objects keep text as it is spelled, and are faster than pandas's strings. So is parsing in small parts: a
+            # column may then be numbers in some of them and text in others, which `columns.as_numbers` reads.
+            options: dict[str, Any] = {**dialect.options(), "dtype": dict.fromkeys(text, object), "low_memory": True}
             read_csv: Any = pd.read_csv
             with unpacked.opened(path) as source, read_csv(source, chunksize=rows, **options) as reader:
                 for part in reader:
