@@ -13,18 +13,13 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import peers
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-INNER_LR = 0.01
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-call = torch.func.functional_call
 
 
 def timed(run: Callable[[], None], seconds: float) -> dict[str, float]:
@@ -46,59 +41,6 @@ def timed(run: Callable[[], None], seconds: float) -> dict[str, float]:
     return {"ms": median, "fastest_ms": 1e3 * min(times), "compile_s": first - median / 1e3}
 
 
-def eager(module: nn.Module, loss: Loss, batch: list[torch.Tensor], *, second_order: bool) -> Callable[[], None]:
-    """An update, pair by pair."""
-    params = dict(module.named_parameters())
-    tx = optimizer(params)
-
-    def run() -> None:
-        tx.zero_grad()
-        for sx, sy, qx, qy in zip(*batch, strict=True):
-            inner = loss(call(module, params, (sx,)), sy)
-            grads = torch.autograd.grad(inner, list(params.values()), create_graph=second_order)
-            adapted = {k: p - INNER_LR * g for (k, p), g in zip(params.items(), grads, strict=True)}
-            (loss(call(module, adapted, (qx,)), qy) / len(qy)).backward()
-        tx.step()
-
-    return run
-
-
-def functional(
-    module: nn.Module, loss: Loss, batch: list[torch.Tensor], *, mapped: bool, compiled: bool
-) -> Callable[[], None]:
-    """An update with `torch.func`: all pairs at once (`mapped`) or one after another."""
-    for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
-        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
-        norm.track_running_stats = False
-    params = dict(module.named_parameters())
-    tx, pairs = optimizer(params), len(batch[0])
-
-    def pair(params: Any, sx: Any, sy: Any, qx: Any, qy: Any) -> Any:
-        grads = torch.func.grad(lambda p: loss(call(module, p, (sx,)), sy))(params)
-        return loss(call(module, {k: p - INNER_LR * grads[k] for k, p in params.items()}, (qx,)), qy)
-
-    def all_pairs(params: Any, *batch: Any) -> Any:
-        return torch.func.vmap(pair, (None, 0, 0, 0, 0), randomness="different")(params, *batch).mean()
-
-    gradient = torch.func.grad(all_pairs if mapped else pair)
-    gradient = torch.compile(gradient) if compiled else gradient
-
-    def run() -> None:
-        detached = {k: p.detach() for k, p in params.items()}
-        tx.zero_grad()
-        for given in [batch] if mapped else zip(*batch, strict=True):
-            for k, g in gradient(detached, *given).items():
-                share = g if mapped else g / pairs
-                params[k].grad = share if params[k].grad is None else params[k].grad + share
-        tx.step()
-
-    return run
-
-
-def optimizer(params: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(params.values(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
-
-
 def figures(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Callable[[], None]], bool]]:
     """Names, how to make the updates, and whether they compute in bfloat16 where PyTorch finds it safe."""
 
@@ -114,25 +56,29 @@ def figures(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Cal
 
     images = draw(3, options.pixels, options.pixels, classes=10)
     rows = draw(29, classes=2)
-    resnet = lambda: peers._resnet18().to(DEVICE)  # noqa: E731
+    resnet = lambda: peers.resnet18().to(DEVICE)  # noqa: E731
     mlp = lambda: peers.fraud_network().to(DEVICE)  # noqa: E731
     each = {"mapped": False, "compiled": True}
     for precision, second in (("tf32", True), ("bfloat16", True), ("tf32", False)):
         name = f"ResNet-18, eager, {precision}, {'second' if second else 'first'} order"
-        yield name, lambda s=second: eager(resnet(), F.cross_entropy, images, second_order=s), precision == "bfloat16"
-    yield "fraud, eager, second order", lambda: eager(mlp(), binary, rows, second_order=True), False
+        yield (
+            name,
+            lambda s=second: peers.eager(resnet(), F.cross_entropy, images, second_order=s, at_once=False),
+            precision == "bfloat16",
+        )
+    yield "fraud, eager, second order", lambda: peers.eager(mlp(), binary, rows, at_once=False), False
     yield (
         "fraud, torch.func vmap, second order",
-        lambda: functional(mlp(), binary, rows, mapped=True, compiled=False), False,
+        lambda: peers.functional(mlp(), binary, rows, mapped=True, compiled=False), False,
     )  # fmt: skip
     yield (
         "fraud, torch.compile of torch.func vmap, second order",
-        lambda: functional(mlp(), binary, rows, mapped=True, compiled=True), False,
+        lambda: peers.functional(mlp(), binary, rows, mapped=True, compiled=True), False,
     )  # fmt: skip
     for precision in ("tf32", "bfloat16"):
         yield (
             f"ResNet-18, torch.compile of torch.func, {precision}, second order",
-            lambda: functional(resnet(), F.cross_entropy, images, **each), precision == "bfloat16",
+            lambda: peers.functional(resnet(), F.cross_entropy, images, **each), precision == "bfloat16",
         )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 # pyright: reportMissingImports=false
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 VERSION = torch.__version__
+INNER_LR = 0.01
 Peer = tuple[str, Callable[[], None]]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def fraud_network() -> nn.Module:
@@ -22,60 +25,117 @@ def fraud_network() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(24, 1))
 
 
-def mlp(batch, **sgd: float) -> list[Peer]:
-    """Updates of the fraud network."""
-    return _peers(fraud_network(), batch, lambda z, y: F.binary_cross_entropy_with_logits(z[:, 0], y.float()), **sgd)
-
-
-def resnet(batch, **sgd: float) -> list[Peer]:
-    """Updates of ResNet-18 in eager mode; `torch.func` does not map BatchNorm's running statistics."""
-    torch.manual_seed(0)
-    return _peers(_resnet18(), batch, lambda z, y: F.cross_entropy(z, y.long()), **sgd)[:2]
-
-
-def _peers(module, batch, loss, *, inner_lr, lr, momentum, weight_decay) -> list[Peer]:
-    """Pair after pair in eager mode, as the authors' code does it, and `torch.func` over all pairs at once."""
-    (sx, sy), (qx, qy) = ([torch.tensor(np.asarray(b[k])) for k in ("x", "y")] for b in batch)
-    if qx.ndim == 5:  # images: channels first
-        sx, qx = (x.permute(0, 1, 4, 2, 3).contiguous() for x in (sx, qx))
-    params = dict(module.named_parameters())
-    tx = torch.optim.SGD(params.values(), lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=True)
-    call = torch.func.functional_call
-
-    def eager(second_order: bool):
-        """Algorithm 1 line by line: the losses of all pairs are added up, then differentiated at once."""
-        loss_z = torch.zeros(())
-        for i in range(len(qx)):
-            inner = loss(call(module, params, (sx[i],)), sy[i])
-            grads = torch.autograd.grad(inner, list(params.values()), create_graph=second_order)
-            adapted = {k: p - inner_lr * g for (k, p), g in zip(params.items(), grads, strict=True)}
-            loss_z = loss_z + loss(call(module, adapted, (qx[i],)), qy[i])
-        tx.zero_grad()
-        (loss_z / len(qx)).backward()
-        tx.step()
-
-    def pair(params, sx, sy, qx, qy):
-        grads = torch.func.grad(lambda p: loss(call(module, p, (sx,)), sy))(params)
-        adapted = {k: p - inner_lr * grads[k] for k, p in params.items()}
-        return loss(call(module, adapted, (qx,)), qy)
-
-    mean = lambda p: torch.func.vmap(pair, (None, 0, 0, 0, 0), randomness="different")(p, sx, sy, qx, qy).mean()  # noqa: E731
-
-    def func():
-        grads = torch.func.grad(mean)({k: p.detach() for k, p in params.items()})
-        for k, p in params.items():
-            p.grad = grads[k]
-        tx.step()
-
+def mlp(batch) -> list[Peer]:
+    """Updates of the fraud network, and all pairs at once with `torch.func`, which `torch.compile` takes whole."""
+    loss = lambda z, y: F.binary_cross_entropy_with_logits(z[:, 0], y.float())  # noqa: E731
+    tensors = _tensors(batch)
     return [
-        ("PyTorch eager, second order", lambda: eager(True)),
-        ("PyTorch eager, first order", lambda: eager(False)),
-        ("torch.func vmap, second order", func),
+        ("PyTorch eager, second order", eager(fraud_network(), loss, tensors)),
+        ("PyTorch eager, first order", eager(fraud_network(), loss, tensors, second_order=False)),
+        ("torch.func vmap, second order", functional(fraud_network(), loss, tensors, mapped=True)),
+        (
+            "torch.func vmap, second order, torch.compile",
+            functional(fraud_network(), loss, tensors, mapped=True, compiled=True),
+        ),
     ]
 
 
-def _resnet18():
+def resnet(batch) -> list[Peer]:
+    """Updates of ResNet-18, pair after pair, in the layouts that PyTorch offers."""
+    loss = lambda z, y: F.cross_entropy(z, y.long())  # noqa: E731
+    first, last = _tensors(batch), _tensors(batch, torch.channels_last)
+    nhwc = lambda: resnet18().to(memory_format=torch.channels_last)  # noqa: E731
+    compiled = {"mapped": False, "compiled": True}
+    return [
+        ("PyTorch eager, second order", eager(resnet18(), loss, first)),
+        ("PyTorch eager, first order", eager(resnet18(), loss, first, second_order=False)),
+        ("PyTorch eager, second order, channels last", eager(nhwc(), loss, last)),
+        ("torch.func, second order, torch.compile", functional(resnet18(), loss, first, **compiled)),
+        ("torch.func, second order, torch.compile, channels last", functional(nhwc(), loss, last, **compiled)),
+    ]
+
+
+def eager(module: nn.Module, loss: Loss, tensors: Sequence, *, second_order=True, at_once=True) -> Callable[[], None]:
+    """Algorithm 1 line by line, as the authors' code does it: adds up the losses of all pairs and differentiates once.
+
+    Not `at_once`, each pair's loss is differentiated by itself, so that memory does not grow with the pairs.
+    """
+    params = dict(module.named_parameters())
+    tx = optimizer(params)
+    call = torch.func.functional_call
+
+    def update() -> None:
+        tx.zero_grad()
+        waiting = []
+        for sx, sy, qx, qy in zip(*tensors, strict=True):
+            inner = loss(call(module, params, (sx,)), sy)
+            grads = torch.autograd.grad(inner, list(params.values()), create_graph=second_order)
+            adapted = {k: p - INNER_LR * g for (k, p), g in zip(params.items(), grads, strict=True)}
+            waiting.append(loss(call(module, adapted, (qx,)), qy) / len(tensors[0]))
+            if not at_once:
+                waiting.pop().backward()
+        if at_once:
+            torch.stack(waiting).sum().backward()
+        tx.step()
+
+    return update
+
+
+def functional(
+    module: nn.Module, loss: Loss, tensors: Sequence, *, mapped: bool, compiled: bool = False
+) -> Callable[[], None]:
+    """The same with `torch.func`: all pairs at once (`mapped`) or one after another.
+
+    `torch.compile` differentiates no gradient of its own making; this it takes whole. BatchNorm keeps no running
+    statistics, for `torch.func` updates no buffers.
+    """
+    for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+        norm.track_running_stats = False
+    params = dict(module.named_parameters())
+    tx, pairs = optimizer(params), len(tensors[0])
+    call = torch.func.functional_call
+
+    def pair(params: Any, sx: Any, sy: Any, qx: Any, qy: Any) -> Any:
+        grads = torch.func.grad(lambda p: loss(call(module, p, (sx,)), sy))(params)
+        return loss(call(module, {k: p - INNER_LR * grads[k] for k, p in params.items()}, (qx,)), qy)
+
+    def mean(params: Any, *tensors: Any) -> Any:
+        return torch.func.vmap(pair, (None, 0, 0, 0, 0), randomness="different")(params, *tensors).mean()
+
+    gradient = torch.func.grad(mean if mapped else pair)
+    gradient = torch.compile(gradient) if compiled else gradient
+
+    def update() -> None:
+        detached = {k: p.detach() for k, p in params.items()}
+        tx.zero_grad()
+        for given in [tensors] if mapped else zip(*tensors, strict=True):
+            for k, grad in gradient(detached, *given).items():
+                share = grad if mapped else grad / pairs
+                params[k].grad = share if params[k].grad is None else params[k].grad + share
+        tx.step()
+
+    return update
+
+
+def optimizer(params: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """As `benchmarks.meta_step` sets mbjax's."""
+    return torch.optim.SGD(params.values(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+def _tensors(batch, layout: torch.memory_format | None = None) -> list:
+    """Inputs and labels of support and query; images channels first, or stored in `layout`."""
+    (sx, sy), (qx, qy) = ([torch.tensor(np.asarray(b[k])) for k in ("x", "y")] for b in batch)
+    if qx.ndim == 5:
+        sx, qx = (x.permute(0, 1, 4, 2, 3).contiguous() for x in (sx, qx))
+    if layout is not None:
+        sx, qx = ([pair.contiguous(memory_format=layout) for pair in x] for x in (sx, qx))
+    return [sx, sy, qx, qy]
+
+
+def resnet18() -> nn.Module:
     """ResNet-18 for 32×32 images in PyTorch, as mbjax's."""
+    torch.manual_seed(0)
 
     class Block(nn.Module):
         def __init__(self, inputs, outputs, stride):
