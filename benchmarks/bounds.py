@@ -78,7 +78,7 @@ def mlp(turns: int) -> None:
         "40 pairs a chunk": contestant(Network(), batch, pairs_per_chunk=40),
         "16 pairs a chunk": contestant(Network(), batch, pairs_per_chunk=16),
         "no Hessian, first order": contestant(Network(), batch, grad_mode="first_order"),
-        "half of the pairs, on one core: spreading for nothing": contestant(
+        "half of the pairs on one device: spreading for nothing": contestant(
             Network(), batches(40, 24, 16, (29,), 2), pairs_per_chunk=40
         ),
     }
