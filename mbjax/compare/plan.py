@@ -146,7 +146,7 @@ class Run:
     @property
     def alone(self) -> bool:
         """Whether it has a folder of its own, with checkpoints and curves: networks with convolutions train long."""
-        return self.config.model.name != "mlp" and not self.estimator
+        return self.config.model.name not in ("mlp", "tabm") and not self.estimator
 
 
 _COMPARISONS = {  # keys that no option may set, and what to do about it

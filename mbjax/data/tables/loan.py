@@ -3,8 +3,11 @@
 Source: https://www.kaggle.com/datasets/sarahvch/predicting-who-pays-back-loans, 9,578 loans, 1,533 of them not paid.
 """
 
+from typing import Any
+
 from mbjax.data.sources import DIR_OPTION, find
 from mbjax.data.splits import STRATIFY, TEST_SHARE, VALIDATION_SHARE
+from mbjax.data.tables import numbers
 from mbjax.data.tables.tabular import from_frame, read_official
 from mbjax.types import Dataset
 
@@ -18,12 +21,13 @@ FEATURES = (
 # fmt: on
 
 
-OPTIONS = (DIR_OPTION, TEST_SHARE, VALIDATION_SHARE, STRATIFY)  # of config.data
+OPTIONS = (DIR_OPTION, *numbers.OPTIONS, TEST_SHARE, VALIDATION_SHARE, STRATIFY)  # of config.data
 
 
 def load(
-    *, seed: int, dir: str = "", test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True
-) -> Dataset:
+    *, seed: int, dir: str = "", test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True,
+    **features: Any,
+) -> Dataset:  # fmt: skip
     """Loads `loan_data.csv`; the arguments are those of `mbjax.data.tables.tabular.load`.
 
     Returns:
@@ -35,4 +39,4 @@ def load(
     path = find("loan_data.csv", dir)
     frame = read_official(path, [*FEATURES, TARGET])
     shares = {"test_share": test_share, "validation_share": validation_share, "stratify": stratify}
-    return from_frame(frame, TARGET, source=path.name, seed=seed, dropped=["purpose"], **shares)
+    return from_frame(frame, TARGET, source=path.name, seed=seed, dropped=["purpose"], **shares, **features)
