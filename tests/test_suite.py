@@ -72,13 +72,13 @@ def test_only_networks_that_bear_zeros_are_widened(folder):
     widths.check([one, other])
 
 
+STUDIED = ("naive", "smote", "logistic_regression_balanced", "balanced_random_forest")
+
+
 def study_of(folder, out, caplog, **options):
     task = plan.Task(CONFIG, {"data.path": str(folder), "updates": 10}, tune=False)
     with caplog.at_level(logging.INFO, "mbjax"):
-        answer = suite.complete(
-            task, suite="keel", out=out, names=("naive", "smote", "logistic_regression_balanced", "rusboost"),
-            seeds=(0, 1), **options,
-        )  # fmt: skip
+        answer = suite.complete(task, suite="keel", out=out, names=STUDIED, seeds=(0, 1), **options)
     return answer, [record.getMessage() for record in caplog.records]
 
 
@@ -96,11 +96,11 @@ def test_a_study_leaves_out_what_cannot_run_and_resumes(folder, tmp_path, caplog
     assert counts.loc["naive"].tolist() == [2, 2, 2]
     assert counts.loc["smote", ["narrow", "wider"]].tolist() == [2, 2]
     assert {"test_roc_auc", "test_corrected_log_loss", "validation_roc_auc", "seconds"} <= set(runs)
-    # What RUSBoost and class weights say of equal classes is brought back to the training priors.
+    # What a balanced forest and class weights say of equal classes is brought back to the training priors.
     corrected = runs.groupby("row")[["test_log_loss", "test_corrected_log_loss"]].mean()
     assert np.ptp(corrected.loc["naive"]) < 1e-12
     assert (corrected["test_corrected_log_loss"] < corrected["test_log_loss"])[
-        ["logistic_regression_balanced", "rusboost"]
+        ["logistic_regression_balanced", "balanced_random_forest"]
     ].all()
     before = (out / "results.jsonl").read_text()
     _, log = study_of(folder, out, caplog)

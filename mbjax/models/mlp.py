@@ -18,16 +18,21 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "mish": lambda x: x * jnp.tanh(nn.softplus(x)),
 }  # fmt: skip
 
-BODY_OPTIONS = (  # of config.model
+_OWN = (
+    Option("activation", "relu", choice(get_args(Activation)), "of the hidden layers"),
+    Option("parametric", False, FLAG, "whether each hidden unit learns how much of its activation it has"),
+    Option("scaling_layer", False, FLAG, "whether each feature is first multiplied by a weight of its own"),
+)
+OPTIONS = (  # of config.model
     Option("hidden", (64,), several(COUNT, "whole numbers of at least 1 are needed: the units of each layer"),
            "units of each hidden layer"),
     Option("dropout", (), several(SHARE_BELOW_1, "rates from 0 to below 1 are needed"),
            "a rate after each hidden layer; none if empty"),
-    Option("activation", "relu", choice(get_args(Activation)), "of the hidden layers"),
-    Option("parametric", False, FLAG, "whether each hidden unit learns how much of its activation it has"),
-    Option("scaling_layer", False, FLAG, "whether each feature is first multiplied by a weight of its own"),
+    *_OWN,
+    HEAD_OPTION,
 )  # fmt: skip
-OPTIONS = (*BODY_OPTIONS, HEAD_OPTION)
+UNSET = {option.name: option.default for option in _OWN}
+"""What a configuration of another network may hold, as every one does that began as an MLP's."""
 
 
 class Scale(nn.Module):

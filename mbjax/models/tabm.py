@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from mbjax.models.heads import Head
-from mbjax.models.mlp import BODY_OPTIONS, MLP
+from mbjax.models.mlp import MLP
+from mbjax.models.mlp import OPTIONS as MLP_OPTIONS
 from mbjax.options import COUNT, Option
 from mbjax.types import UserError
 
-OPTIONS = (Option("members", 32, COUNT, "networks in one; with 1 it is the MLP"), *BODY_OPTIONS)  # of config.model
+OPTIONS = (Option("members", 32, COUNT, "networks in one; with 1 it is the MLP"), *MLP_OPTIONS)  # of config.model
 
 
 class TabM(MLP):

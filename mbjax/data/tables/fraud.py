@@ -25,8 +25,8 @@ OPTIONS = (DIR_OPTION, *numbers.OPTIONS, TEST_SHARE, VALIDATION_SHARE, STRATIFY)
 
 
 def load(
-    *, seed: int, dir: str = "", test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True,
-    **features: Any,
+    *, seed: int, dir: str = "", scaling: str = "standard", encoding: str = "none", bins: int = numbers.BINS.default,
+    test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True,
 ) -> Dataset:  # fmt: skip
     """Loads the first of `FILES` that is there; the arguments are those of `mbjax.data.tables.tabular.load`.
 
@@ -44,7 +44,10 @@ def load(
     rows, frauds = len(frame), np.count_nonzero(frame[TARGET] == 1)
     groups = np.asarray(hash_pandas_object(frame.astype(np.float32), index=False))  # pyright: ignore[reportCallIssue]
     part = "" if (rows, frauds) == (ROWS, FRAUDS) else f": a subset, not the original's {ROWS:,} and {FRAUDS}"
-    shares = {"test_share": test_share, "validation_share": validation_share, "stratify": stratify}
+    options: dict[str, Any] = {
+        "scaling": scaling, "encoding": encoding, "bins": bins, "test_share": test_share,
+        "validation_share": validation_share, "stratify": stratify,
+    }  # fmt: skip
     return from_frame(
         frame,
         TARGET,
@@ -54,6 +57,5 @@ def load(
         dropped=["Time"],
         groups=groups,
         notes=[f"{path.name}, {rows:,} rows, {frauds} frauds{part}"],
-        **shares,
-        **features,
+        **options,
     )

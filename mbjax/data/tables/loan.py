@@ -25,8 +25,8 @@ OPTIONS = (DIR_OPTION, *numbers.OPTIONS, TEST_SHARE, VALIDATION_SHARE, STRATIFY)
 
 
 def load(
-    *, seed: int, dir: str = "", test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True,
-    **features: Any,
+    *, seed: int, dir: str = "", scaling: str = "standard", encoding: str = "none", bins: int = numbers.BINS.default,
+    test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True,
 ) -> Dataset:  # fmt: skip
     """Loads `loan_data.csv`; the arguments are those of `mbjax.data.tables.tabular.load`.
 
@@ -38,5 +38,8 @@ def load(
     """
     path = find("loan_data.csv", dir)
     frame = read_official(path, [*FEATURES, TARGET])
-    shares = {"test_share": test_share, "validation_share": validation_share, "stratify": stratify}
-    return from_frame(frame, TARGET, source=path.name, seed=seed, dropped=["purpose"], **shares, **features)
+    options: dict[str, Any] = {
+        "scaling": scaling, "encoding": encoding, "bins": bins, "test_share": test_share,
+        "validation_share": validation_share, "stratify": stratify,
+    }  # fmt: skip
+    return from_frame(frame, TARGET, source=path.name, seed=seed, dropped=["purpose"], **options)

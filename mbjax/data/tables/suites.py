@@ -61,15 +61,20 @@ class Suite:
     find: Callable[[str, str], Tables]
     OPTIONS = OPTIONS
 
-    def __call__(self, *, seed: int, table: str = "", path: str = "", dir: str = "", **options: Any) -> Dataset:
+    def __call__(
+        self, *, seed: int, path: str = "", dir: str = "", table: str = "", scaling: str = "standard",
+        encoding: str = "none", bins: int = numbers.BINS.default, test_share: float = 0.2,
+        validation_share: float = 0.0, stratify: bool = True,
+    ) -> Dataset:  # fmt: skip
         """Loads a table of the suite.
 
         Args:
           seed: of the split.
-          table: its name; of a suite of one table it may be left out.
-          path: where the suite is: see `SUITES`.
+          path: where the suite is: see `find_keel` and its kin.
           dir: the data folder; see `mbjax.data.sources.data_dir`.
-          **options: of `mbjax.data.tables.tabular.from_frame`.
+          table: its name; of a suite of one table it may be left out.
+          scaling, encoding, bins: see `mbjax.data.tables.numbers.fit`.
+          test_share, validation_share, stratify: see `mbjax.data.splits.split_indices`.
 
         Raises:
           UserError: no such suite or table, or a table that cannot be read or used.
@@ -82,7 +87,10 @@ class Suite:
         if table not in loaders:
             meant = f"did you mean {listed(nearest(table, [*loaders]))}?" if table else f"it has {listed(loaders)}"
             raise UserError(f"config.data.table={table!r}: the suite {self.name} has no such table; {meant}")
-        return loaders[table](seed=seed, **options)
+        return loaders[table](
+            seed=seed, scaling=scaling, encoding=encoding, bins=bins, test_share=test_share,
+            validation_share=validation_share, stratify=stratify,
+        )  # fmt: skip
 
 
 def find_keel(path: str, dir: str = "") -> Tables:
