@@ -1,6 +1,7 @@
 """Encodings, TabM, RealMLP's parts and AdamW against NumPy, and all of them from training to exported files."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from mbjax.types import UserError
 from tests.test_export import raw_inputs, run_onnx
 from tests.test_predict import of_network
 
-BETTER = {"data.scaling": "robust_smooth_clip", "data.encoding": "piecewise_linear", "data.bins": 6}
+BETTER: dict[str, Any] = {"data.scaling": "robust_smooth_clip", "data.encoding": "piecewise_linear", "data.bins": 6}
 
 
 def frame() -> pd.DataFrame:
@@ -92,9 +93,10 @@ def test_smooth_clipping_is_robust_scaling_pressed_together():
 
 def test_nothing_is_learned_of_the_test_part():
     table = frame()
-    options = {"scaling": "robust_smooth_clip", "encoding": "piecewise_linear"}
+    options: dict[str, Any] = {"scaling": "robust_smooth_clip", "encoding": "piecewise_linear"}
     first = tabular.from_frame(table, "label", source="t", seed=0, **options)
     other = table.copy()
+    assert first.test.origin is not None
     other.loc[first.test.origin - 1, "heavy"] *= 50
     again = tabular.from_frame(other, "label", source="t", seed=0, **options)
     assert first.preprocessing.numbers == again.preprocessing.numbers
@@ -206,7 +208,7 @@ def test_adamw_in_numpy():
     state, first, second = tx.init(jnp.asarray(w)), 0.0, 0.0
     for step, gradient in enumerate([np.array([0.5, -1.0]), np.array([0.2, 3.0])], 1):
         change, state = tx.update(jnp.asarray(gradient, jnp.float32), state, jnp.asarray(w))
-        w = np.asarray(w + change)
+        w = w + np.asarray(change)
         first, second = 0.8 * first + 0.2 * gradient, 0.999 * second + 0.001 * gradient**2
         direction = (first / (1 - 0.8**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
         expected = expected - 0.1 * (direction + 0.3 * expected)
@@ -251,9 +253,10 @@ def test_the_estimator_takes_them():
         max_updates=100, early_stopping=False, random_state=0,
     ).fit(X, y)  # fmt: skip
     assert (model.predict(X) == y).mean() > 0.85
-    assert model.predictor_.preprocessing.numbers[0].edges
+    columns: Any = model.predictor_.preprocessing
+    assert columns.numbers[0].edges
     with pytest.raises(ValueError, match="encoding='bins': choose one of none, piecewise_linear"):
-        mbjax.ImbalancedClassifier(encoding="bins").fit(X, y)
+        mbjax.ImbalancedClassifier(encoding="bins").fit(X, y)  # pyright: ignore[reportArgumentType]
 
 
 def test_mistakes_are_one_line():

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -20,7 +20,7 @@ def friedman(scores: np.ndarray) -> float:
     """The p-value of Friedman's test that all rows are alike, of scores `[tables, rows]`, three rows or more."""
     if (scores == scores[:, :1]).all():
         return 1.0
-    return float(stats.friedmanchisquare(*scores.T).pvalue)
+    return float(stats.friedmanchisquare(*scores.T)[1])
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -37,7 +37,8 @@ def wilcoxon(a: np.ndarray, b: np.ndarray) -> float:
     """The p-value of Wilcoxon's signed-rank test of two rows' scores `[tables]`; 1 where none differs."""
     if (a == b).all():
         return 1.0
-    return float(stats.wilcoxon(a, b, zero_method="zsplit", method="asymptotic").pvalue)
+    result: Any = stats.wilcoxon(a, b, zero_method="zsplit", method="asymptotic")
+    return float(result.pvalue)
 
 
 def cliques(scores: np.ndarray, level: float = 0.05) -> list[tuple[int, ...]]:
@@ -114,4 +115,5 @@ def signed_rank_posterior(differences: np.ndarray, *, rope: float, seed: int = 0
     shares = np.bincount(largest, minlength=3) / samples
     means = weights @ z
     low, high = np.quantile(means, [0.025, 0.975])
-    return Posterior(*shares.tolist(), float(means.mean()), float(low), float(high))
+    first, second, third = shares.tolist()
+    return Posterior(first, second, third, float(means.mean()), float(low), float(high))

@@ -20,7 +20,7 @@ from mbjax.types import Dataset, UserError
 
 log = logging.getLogger("mbjax")
 _WIDTHS = (8, 16, 64, 256, 1024)  # tables up to as many features share a program
-_TABLES = 8  # that one process trains at a time
+_TABLES, _ROOM = 8, 128  # that one process trains at a time, and the features that these may have together
 
 
 def complete(
@@ -125,7 +125,7 @@ def _in_groups(runs: Sequence[plan.Run], facts: Mapping[str, TableFacts]) -> lis
     def group(table: str) -> str:
         own = facts[table]
         like = [name for name, other in facts.items() if _kind(other) == _kind(own)]
-        return f"{_kind(own)} {like.index(table) // _TABLES}"
+        return f"{_kind(own)} {like.index(table) // max(min(_TABLES, _ROOM // _kind(own)[0]), 1)}"
 
     return [run if run.estimator else dataclasses.replace(run, group=group(run.group)) for run in runs]
 

@@ -23,6 +23,8 @@ TITLES = {
     "corrected_calibration_error": "calibration error at the training priors",
 }  # fmt: skip
 ROPE = 0.01  # differences of a score up to this are no difference in practice
+Frame = Any
+"""A `pandas.DataFrame`, whose methods' types depend on what they are given."""
 REGIMES = {"imbalance": "imbalance ratio", "minority": "minority examples", "features": "features"}
 _TREES = (
     "hist_gradient_boosting", "lightgbm", "xgboost", "balanced_random_forest", "rusboost", "easy_ensemble",
@@ -43,7 +45,7 @@ class TableFacts:
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
         """Those of a data set, all its splits together."""
-        counts = sum(split.count_classes(len(dataset.classes)) for split in dataset.splits.values())
+        counts = np.sum([split.count_classes(len(dataset.classes)) for split in dataset.splits.values()], axis=0)
         least, most = int(counts.min()), int(counts.max())
         return cls(int(counts.sum()), dataset.train.x.shape[1], len(counts), least, most / max(least, 1))
 
@@ -69,7 +71,7 @@ class Study:
     left: int = 0
 
 
-def frame_of(study: Study) -> pd.DataFrame:
+def frame_of(study: Study) -> Frame:
     """One row per good run: `table`, `row`, `seed`, `seconds`, and the scores of validation and test part.
 
     Of a row that chose its settings, each table and seed have the best on validation data.
@@ -82,12 +84,12 @@ def frame_of(study: Study) -> pd.DataFrame:
     return runs.drop(columns=["folder", "validation_halves", "key"])
 
 
-def matrix_of(runs: pd.DataFrame, column: str, sign: int = 1) -> pd.DataFrame:
+def matrix_of(runs: Frame, column: str, sign: int = 1) -> Frame:
     """Mean scores over seeds, higher better, `[tables, rows]`; NaN where a row has no run on a table."""
     return sign * runs.pivot_table(index="table", columns="row", values=column, sort=False)
 
 
-def filled(matrix: pd.DataFrame) -> np.ndarray:
+def filled(matrix: Frame) -> np.ndarray:
     """The scores of `matrix_of`; a row without a run on a table shares the last place there."""
     return matrix.to_numpy(float) if not matrix.isna().any(axis=None) else (
         matrix.apply(lambda table: table.fillna(table.min()), axis=1).to_numpy(float)
@@ -127,7 +129,7 @@ def facts_of(study: Study) -> dict[str, Any]:
     return facts
 
 
-def best_of(runs: pd.DataFrame, names: Sequence[str]) -> str | None:
+def best_of(runs: Frame, names: Sequence[str]) -> str | None:
     """The row of these with the best mean rank on the validation parts; None of none. Test parts choose nothing."""
     column = f"validation_{next(iter(SCORES))}"
     if not names or column not in runs:
@@ -140,12 +142,12 @@ def _friedman(scores: np.ndarray) -> float | None:
     return statistics.friedman(scores) if min(scores.shape) > 2 else None
 
 
-def _bars(matrix: pd.DataFrame) -> list[tuple[int, ...]]:
+def _bars(matrix: Frame) -> list[tuple[int, ...]]:
     return statistics.cliques(filled(matrix)) if len(matrix) > 5 else []
 
 
 def _row(
-    name: str, study: Study, runs: pd.DataFrame, matrices: Mapping[str, pd.DataFrame],
+    name: str, study: Study, runs: Frame, matrices: Mapping[str, Frame],
     ranked: Mapping[str, Mapping[str, float]], tree: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     """The numbers of one row."""
@@ -164,14 +166,15 @@ def _row(
     return about
 
 
-def _pairs(
-    study: Study, matrices: Mapping[str, pd.DataFrame], tree: str | None, network: str | None
-) -> list[dict[str, Any]]:
+def _pairs(study: Study, matrices: Mapping[str, Frame], tree: str | None, network: str | None) -> list[dict[str, Any]]:
     """How probable it is that one row is better than another on the next table, of the pairs that matter."""
     there = [*next(iter(matrices.values())).columns]
-    firsts = ["metabalance", *(name for name in there if study.rows[name].family == "metabalance"), network, tree]
+    firsts: list[Any] = [name for name in there if study.rows[name].family == "metabalance"]
+    firsts += [name for name in (network, tree) if name]
     wanted = [
-        (first, other) for first in dict.fromkeys(firsts) for other in dict.fromkeys((*_OPPONENTS, tree, network))
+        (first, other)
+        for first in dict.fromkeys(firsts)
+        for other in dict.fromkeys(name for name in (*_OPPONENTS, tree, network) if name)
     ]
     wanted.insert(0, ("tabm_metabalance", "tabm_no_adaptation"))
     found = []
@@ -190,7 +193,7 @@ def _pairs(
     return found
 
 
-def _regimes(study: Study, matrix: pd.DataFrame, tree: str | None, network: str | None) -> list[dict[str, Any]]:
+def _regimes(study: Study, matrix: Frame, tree: str | None, network: str | None) -> list[dict[str, Any]]:
     """Mean differences from naive training by thirds of the tables: where does what help?"""
     chosen = dict.fromkeys(("metabalance", network, tree, "logistic_regression_balanced"))
     shown = [str(name) for name in chosen if name in matrix and name != "naive"]

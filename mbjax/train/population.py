@@ -101,8 +101,7 @@ def _together(experiments, seeds, settings, updates_per_call) -> list[list[Train
     first = max(experiments, key=widths.width)
     numbers = {key: jnp.asarray([setting[key] for setting in settings], jnp.float32) for key in settings[0]}
     class_counts = jnp.asarray(np.stack([e.class_counts for e in experiments]), jnp.float32)
-    padded = _padded(experiments)
-    examples = jax.tree.map(lambda *arrays: jnp.asarray(np.stack(arrays)), *padded)
+    examples = jax.tree.map(lambda *arrays: jnp.asarray(np.stack(arrays)), *_padded(experiments))
     updates = np.array([e.updates for e in experiments], np.int32)
     equal = bool((updates == updates[0]).all())
     last = updates[0] if equal else updates
@@ -172,17 +171,19 @@ def _one_seed(
     return lambda seed: widths.widen(own(seed), wide), advance
 
 
-def _padded(experiments: Sequence[Experiment]) -> list[Any]:
-    """Each experiment's examples, all with as many rows and features."""
-    every = [programs.examples(experiment) for experiment in experiments]
+def _padded(experiments: Sequence[Experiment]) -> Iterator[Any]:
+    """Yields each experiment's examples, all with as many rows and features."""
     widest = max(map(widths.width, experiments))
-
-    def alike(*arrays: np.ndarray) -> list[np.ndarray]:
-        return [widths.pad(array, max(map(len, arrays)), widest) for array in arrays]
-
-    leaves = [jax.tree.leaves(own) for own in every]
-    padded = zip(*(alike(*arrays) for arrays in zip(*leaves, strict=True)), strict=True)
-    return [jax.tree.unflatten(jax.tree.structure(every[0]), own) for own in padded]
+    most = {
+        name: max(len(programs.pad(e.streams[name].labels["y"])) for e in experiments)
+        for name in experiments[0].streams
+    }
+    for experiment in experiments:
+        every = programs.examples(experiment)
+        yield {
+            name: {key: widths.pad(array, most[name], widest) for key, array in own.items()}
+            for name, own in every.items()
+        }
 
 
 def _rows(

@@ -84,14 +84,16 @@ class Coefficients(NamedTuple):
     def of(cls, numbers: Sequence[Number], dtype: str) -> Self:
         """Those of numbers in their order, of a floating-point type."""
         rows = [[n.fill, n.shift, n.scale, n.factor, n.limit or np.inf, n.smooth or np.inf] for n in numbers]
-        first = np.array(rows, np.float64).reshape(-1, 6).T.astype(dtype)
+        fill, shift, scale, factor, limit, smooth = np.array(rows, np.float64).reshape(-1, 6).T.astype(dtype)
         bins = [
             (number, start, end - start, 0.0 if place else -np.inf, 1.0 if place < last else np.inf)
             for number, edges in enumerate(n.edges or (0.0, 1.0) for n in numbers) for last in [len(edges) - 2]
             for place, (start, end) in enumerate(itertools.pairwise(edges))
         ]  # fmt: skip
         column, *others = np.array(bins, np.float64).reshape(-1, 5).T
-        return cls(*first, column.astype(np.int64), *(row.astype(dtype) for row in others))
+        start, length, least, most = (row.astype(dtype) for row in others)
+        column = column.astype(np.int64)
+        return cls(fill, shift, scale, factor, limit, smooth, column, start, length, least, most)
 
     @property
     def is_encoded(self) -> bool:
