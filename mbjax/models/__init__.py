@@ -14,7 +14,7 @@ from mbjax.options import Option
 from mbjax.registry import Registry
 from mbjax.types import UserError
 
-MODELS = Registry[Any]("mbjax.models", {"mlp": MLP, "tabm": TabM, "cnn": CNN, "resnet18": ResNet})
+MODELS = Registry[Any]("mbjax.models", {"mlp": MLP, "cnn": CNN, "resnet18": ResNet, "tabm": TabM})
 """Each model's class, or a function that takes `outputs` and the model's options and gives a module."""
 NAME_OPTION = Option("name", "mlp", MODELS.kind, "which model; the other keys are its own")
 
