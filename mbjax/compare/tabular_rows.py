@@ -11,7 +11,7 @@ _ADAMW = {
     "optimizer.name": "adamw", "optimizer.nesterov": False, "optimizer.lr": 3e-3, "optimizer.weight_decay": 1e-3,
 }  # fmt: skip
 _TABM = {"model.name": "tabm", "model.members": 16, **_ADAMW}
-_META = {**_TABM, **_ENCODED, "meta.steps": 2}  # more pairs take a study of many tables hours
+_META = {**_TABM, **_SMOOTH, "meta.steps": 2}  # more pairs take a study of many tables hours
 _REALMLP = {
     **_ADAMW, **_SMOOTH, "model.activation": "selu", "model.parametric": True, "model.scaling_layer": True,
     "loss.smoothing": 0.1,
@@ -33,7 +33,7 @@ TABULAR: dict[str, Row] = {
     "tabm_encoded_balanced": _plain(
         "TabM, piecewise-linear, balanced batches", "class_balanced", {**_TABM, **_ENCODED}
     ),
-    "tabm_metabalance": _network("MetaBalance of TabM, piecewise-linear", "metabalance", "metabalance", **_META),
+    "tabm_metabalance": _network("MetaBalance of TabM", "metabalance", "metabalance", **_META),
     "tabm_no_adaptation": _network(
         "MetaBalance of TabM without adaptation (γ = 0)",
         "metabalance",
