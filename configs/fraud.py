@@ -19,6 +19,7 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     config.task = "fraud"
     config.method = method
     config.data.update(test_share=0.2, validation_share=0.0, stratify=True)
+    config.data.update(scaling="standard", encoding="none", bins=48)
     config.model.update(hidden=(16, 24, 20, 24), dropout=(0.0, 0.5, 0.0, 0.0))  # Table 5
     config.train.batch_size = 24
     config.support.update(sampler="natural", batch_size=24)

@@ -19,6 +19,7 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     config.task = "loan"
     config.method = method
     config.data.update(test_share=0.2, validation_share=0.0, stratify=True)
+    config.data.update(scaling="standard", encoding="none", bins=48)
     config.model.hidden = (25,)
     config.train.batch_size = 24
     config.support.update(sampler="natural", batch_size=24)

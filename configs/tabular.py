@@ -18,6 +18,7 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     config.task = "tabular"
     config.method = method
     config.data.update(test_share=0.2, validation_share=0.0, stratify=True, drop=(), columns="", group="", time="")
+    config.data.update(scaling="standard", encoding="none", bins=48)
     config.data.csv = dict(CSV)
     config.model.hidden = (64, 64)
     config.support.update(sampler="natural", batch_size=24)

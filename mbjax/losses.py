@@ -187,6 +187,7 @@ def build(
     class_counts: Any,
     class_weight: str | Sequence[float] = "none",
     beta: float | jax.Array = 0.999,
+    smoothing: float = 0.0,
     **options: Any,
 ) -> PerExampleLoss:
     """The loss of `config.loss`. Numbers may be traced, names not.
@@ -198,6 +199,7 @@ def build(
         `read_class_weight` gives them. The loss of an example is multiplied by its class's weight, whichever loss it
         is; the mean over a batch is not divided by the weights' sum.
       beta: of the effective number.
+      smoothing: `ε` of `smooth_labels`; the class weight of an example stays that of its own class.
       **options: the other keys of the section; a loss takes those that it has keyword-only parameters for. An option
         that is not given has its default.
 
@@ -214,6 +216,8 @@ def build(
     given = {**defaults, **options, "class_counts": class_counts, "beta": beta}
     takes = [p.name for p in inspect.signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
     loss = functools.partial(loss, **{option: given[option] for option in takes if option in given})
+    if smoothing:
+        loss = functools.partial(_smoothed, loss, smoothing)
     if class_weight == "none":
         return loss
     weights = weights_of(class_weight, class_counts, beta)
@@ -222,6 +226,28 @@ def build(
         return loss(logits, labels, **margin_share) * example_weights(weights.astype(logits.dtype), labels)
 
     return weighted
+
+
+def smooth_labels(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """Label smoothing, `(1 - ε) y_c + ε / C` (Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7).
+
+    Args:
+      logits: `[n]` or `[n, 1]` for two classes, else `[n, classes]`.
+      labels: as `cross_entropy` takes them.
+      smoothing: `ε`, from 0 to below 1.
+
+    Returns:
+      Probabilities of class 1 `[n]` where there is one logit, else of each class `[n, classes]`.
+    """
+    shares = _shares(logits, labels)
+    shares = (1 - smoothing) * shares + smoothing / shares.shape[1]
+    return shares[:, 1] if _is_binary(logits) else shares
+
+
+def _smoothed(
+    loss: PerExampleLoss, smoothing: float, logits: jax.Array, labels: jax.Array, **margin_share: jax.Array
+) -> jax.Array:
+    return loss(logits, smooth_labels(logits, labels, smoothing), **margin_share)
 
 
 def prior_factor(section: Mapping[str, Any], class_counts: Any) -> np.ndarray:
@@ -278,6 +304,7 @@ OPTIONS = (  # of config.loss
     Option("margin", 0.35, NOT_NEGATIVE, "of cosface"),
     Option("margin_warmup", 0.0, SHARE, "the share of the updates in which margins grow from 0: of ldam and cosface"),
     Option("scale", 30.0, POSITIVE, "of ldam and cosface"),
+    Option("smoothing", 0.0, SHARE_BELOW_1, "the share of each label that is spread over all classes"),
 )  # fmt: skip
 
 
@@ -338,7 +365,8 @@ def supervised_loss(apply: Callable, per_example_loss: PerExampleLoss = cross_en
       per_example_loss: `(logits, labels) -> [n]`.
 
     Returns:
-      A `LossFn`. `model_state` holds the module's collections other than `"params"` (`batch_stats`), which the pass
+      A `LossFn`. Of a module whose logits in training are `[members, n, outputs]` an example's loss is the mean of the
+      members'. `model_state` holds the module's collections other than `"params"` (`batch_stats`), which the pass
       updates. The random key feeds dropout. The metric `accuracy` is the share of examples whose most probable class
       is the label's, unweighted.
     """
@@ -352,7 +380,11 @@ def supervised_loss(apply: Callable, per_example_loss: PerExampleLoss = cross_en
             {"params": params, **model_state}, batch["x"], train=True, mutable=list(model_state), rngs={"dropout": rng}
         )
         margin_share = {key: batch[key] for key in ("margin_share",) if key in batch}
-        losses = per_example_loss(logits, batch["y"], **margin_share)
+        if logits.ndim == 3:  # of the members of an ensemble
+            each = jax.vmap(lambda own: per_example_loss(own, batch["y"], **margin_share))(logits)
+            losses, logits = each.mean(0), logits.mean(0)
+        else:
+            losses = per_example_loss(logits, batch["y"], **margin_share)
         if "weight" in batch:
             losses = losses * batch["weight"]
         labels = batch["y"]

@@ -303,7 +303,7 @@ def test_parameters_are_keys_of_the_configuration():
     [
         ({"learning_rate": -1}, "learning_rate=-1: a number above 0 is needed"),
         ({"batch_size": 0}, "batch_size=0: a whole number of at least 1 is needed"),
-        ({"scaling": "none"}, "scaling='none': choose one of standard, robust"),
+        ({"scaling": "none"}, "scaling='none': choose one of standard, robust, robust_smooth_clip"),
         ({"early_stopping": "yes"}, "early_stopping='yes': True, False or \"auto\" is needed"),
         ({"validation_fraction": 1.0}, "validation_fraction=1.0: a number above 0 and below 1 is needed"),
         ({"params": {"loss.nam": 1}}, "params has 'loss.nam', which is no key of the configuration; did you mean"),

@@ -36,7 +36,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "loss": {
         "beta": 0.999, "class_weight": "none", "deferred": 0.8, "gamma": 2.0, "margin": 0.35, "margin_warmup": 0.0,
         "max_margin": 0.5,
-        "name": "cross_entropy", "scale": 30.0, "tau": 1.0,
+        "name": "cross_entropy", "scale": 30.0, "smoothing": 0.0, "tau": 1.0,
     },
     "m2m": {
         "beta": 0.999, "deferred": 0.8, "gamma": 0.9, "lambda": 0.5, "pretrain": 0.5, "step_size": 0.1, "steps": 10,
@@ -45,10 +45,13 @@ KEYS: dict[str, dict[str, Any]] = {
         "beta": 0.0, "grad_mode": "mixed", "inner_lr": 0.01, "inner_steps": 1, "model_state_from": "both",
         "pairs_per_chunk": None, "steps": 80, "warmup": 0.0,
     },
-    "model": {"dropout": (), "head": "linear", "hidden": (64,), "name": "mlp"},
+    "model": {
+        "activation": "relu", "dropout": (), "head": "linear", "hidden": (64,), "name": "mlp", "parametric": False,
+        "scaling_layer": False,
+    },
     "optimizer": {
-        "decay_batch_norm": True, "drops": (), "lr": 0.02, "momentum": 0.9, "nesterov": True, "schedule": "constant",
-        "weight_decay": 0.0005,
+        "decay_batch_norm": True, "drops": (), "lr": 0.02, "momentum": 0.9, "name": "sgd", "nesterov": True,
+        "schedule": "constant", "weight_decay": 0.0005,
     },
     "weight_net": {
         "hidden": 100, "lr": 0.001, "momentum": 0.9, "normalize": False, "optimizer": "adam", "weight_decay": 0.0001,

@@ -456,8 +456,8 @@ class TestFiles:
 
     def test_a_newer_format(self, folder):
         about = json.loads((folder / files.ABOUT).read_text())
-        (folder / files.ABOUT).write_text(json.dumps({**about, "format": 3, "mbjax": "9.0"}))
-        with pytest.raises(UserError, match=r"of format 3, written by mbjax 9.0; this mbjax .* reads formats up to 2"):
+        (folder / files.ABOUT).write_text(json.dumps({**about, "format": files.FORMAT + 1, "mbjax": "9.0"}))
+        with pytest.raises(UserError, match=r"of format 4, written by mbjax 9.0; this mbjax .* reads formats up to 3"):
             mbjax.load(folder)
 
     def test_files_that_do_not_belong_together(self, folder, tmp_path):

@@ -1,5 +1,7 @@
 """Every method on one task, on the same splits: `python -m mbjax.compare --config=configs/loan.py --out=DIR`.
 
+    --suite=keel           in place of --config: the rows on every table of a suite, keel, imblearn or own
+    --tables=a,b           of the suite; all if left out
     --methods=all          or names, comma-separated: of mbjax/compare/rows.py, or of the configuration's own ROWS
     --seeds=10             0 … 9
     --select=validation    or test, as the paper does; the table then says so
@@ -18,13 +20,16 @@ does only what is missing.
 """
 
 import pathlib
+import sys
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from mbjax import cli, programs
-from mbjax.compare import driver
+from mbjax.compare import driver, suite
 from mbjax.compare.plan import Task, names_of
+from mbjax.data.tables.suites import SUITES
 from mbjax.methods import METHODS
 from mbjax.types import UserError
 
@@ -39,6 +44,8 @@ _BACKEND = flags.DEFINE_string("backend", "loky", "joblib's: loky, dask or ray."
 _SCHEDULER = flags.DEFINE_string("scheduler", "", "The address of a Dask scheduler; else this machine.")
 _MINUTES = flags.DEFINE_float("minutes", None, "After which nothing more is begun.", lower_bound=0)
 _SHARD = flags.DEFINE_string("shard", "", "I/N: only the I-th of N parts of the work, from 0.")
+_SUITE = flags.DEFINE_enum("suite", None, [*SUITES], "The suite, in place of a task.")
+_TABLES = flags.DEFINE_list("tables", None, "Of the suite, comma-separated; all if left out.")
 _SAVE_BEST = flags.DEFINE_bool("save-best", False, "Keeps the model of the row that the page recommends.")
 
 
@@ -63,19 +70,30 @@ def main(argv: list[str]) -> None:
     file, _, name = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     # A row or a method behind the colon is what the comparison chooses itself.
     scenario = name.partition(",")[0] if name not in METHODS else ""
-    task = Task(file, config_flags.get_override_values(flags.FLAGS["config"]), scenario, tune=_TUNE.value)
+    # Each row of a suite has its own settings, unless --tune says otherwise: grids times tables take days.
+    tune = _TUNE.value and (not _SUITE.value or bool(_TUNE.present))
+    task = Task(file, config_flags.get_override_values(flags.FLAGS["config"]), scenario, tune=tune)
     out = pathlib.Path(str(_OUT.value))
-    names = names_of(task, None if _METHODS.value == "all" else _METHODS.value.split(","))
-    done = driver.complete(
-        task, names=names, seeds=range(_SEEDS.value), out=out, select=_SELECT.value,
-        jobs=_JOBS.value, backend=_BACKEND.value, scheduler=_SCHEDULER.value, shard=shard_of(_SHARD.value),
-        minutes=_MINUTES.value, save_best=_SAVE_BEST.value,
-    )  # fmt: skip
-    print(f"{done.answer}\n\n{done.table}".lstrip())
+    names = None if _METHODS.value == "all" else _METHODS.value.split(",")
+    shared: dict[str, Any] = {
+        "seeds": range(_SEEDS.value), "out": out, "jobs": _JOBS.value, "backend": _BACKEND.value,
+        "scheduler": _SCHEDULER.value, "shard": shard_of(_SHARD.value), "minutes": _MINUTES.value,
+    }  # fmt: skip
+    if _SUITE.value:
+        print(suite.complete(task, suite=_SUITE.value, names=names, tables=_TABLES.value, **shared))
+    else:
+        save_best = _SAVE_BEST.value
+        done = driver.complete(
+            task, names=names_of(task, names), select=_SELECT.value, save_best=save_best, **shared
+        )  # fmt: skip
+        print(f"{done.answer}\n\n{done.table}".lstrip())
     print(f"in {out}: " + ", ".join(sorted(path.name for path in out.iterdir())))
 
 
 def run() -> None:
+    of_suite = any(argument.startswith(("--suite", "-suite")) for argument in sys.argv)
+    if of_suite and not any(argument.startswith(("--config=", "-config=")) for argument in sys.argv):
+        sys.argv.insert(1, "--config=suite")
     flags.mark_flags_as_required(["config", "out"])
     cli.run(main)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from imblearn.ensemble import BalancedRandomForestClassifier, EasyEnsembleClassifier, RUSBoostClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
@@ -26,7 +27,14 @@ REFERENCES: dict[str, Callable[..., Any]] = {
         random_state=seed, n_jobs=1, verbosity=-1, **settings
     ),
     "xgboost": lambda seed, **settings: _installed("xgboost", "XGBClassifier")(random_state=seed, n_jobs=1, **settings),
+    "balanced_random_forest": lambda seed, **settings: BalancedRandomForestClassifier(
+        random_state=seed, n_jobs=1, **settings
+    ),
+    "rusboost": lambda seed, **settings: RUSBoostClassifier(random_state=seed, **settings),
+    "easy_ensemble": lambda seed, **settings: EasyEnsembleClassifier(random_state=seed, n_jobs=1, **settings),
 }
+EQUAL_PRIORS = ("balanced_random_forest", "rusboost", "easy_ensemble")
+"""Those that draw as many examples of each class."""
 
 
 def fit(name: str, dataset: Dataset, *, seed: int, balanced: bool, settings: Mapping[str, Any]) -> Any:
@@ -46,8 +54,8 @@ def fit(name: str, dataset: Dataset, *, seed: int, balanced: bool, settings: Map
       UserError: the package is not installed.
     """
     estimator = REFERENCES[name](seed, **settings)
-    weight = compute_sample_weight("balanced", dataset.train.y) if balanced else None
-    estimator.fit(dataset.train.x.reshape(len(dataset.train), -1), dataset.train.y, sample_weight=weight)
+    weight = {"sample_weight": compute_sample_weight("balanced", dataset.train.y)} if balanced else {}
+    estimator.fit(dataset.train.x.reshape(len(dataset.train), -1), dataset.train.y, **weight)
     return estimator
 
 

@@ -152,7 +152,7 @@ def complete(
         runs = plan.distinct(planned())
         pool = workers.Pool(jobs, backend, scheduler)
         do_missing = functools.partial(
-            _do_missing, out=out, file=file, pool=pool, shard=shard, source=task.dataset, limit=limit
+            do_missing_runs, out=out, file=file, pool=pool, shard=shard, source=task.dataset, limit=limit
         )
         do_missing(runs)
         if searches:
@@ -166,7 +166,7 @@ def complete(
         if not lines:
             return Comparison("no row is whole yet\n", [])
         if not runs[0].alone:
-            lines += [_adjusted(line, row) for row in names if (like := task.rows[row].like) for line in lines
+            lines += [adjusted(line, row) for row in names if (like := task.rows[row].like) for line in lines
                       if line["row"] == like and line["status"] == "ok"]  # fmt: skip
         if all(line["status"] != "ok" for line in lines):
             raise UserError(f"no run has ended well; the first: {lines[0]['reason']}")
@@ -228,7 +228,7 @@ def locked(out: pathlib.Path, shard: tuple[int, int] | None) -> Iterator[None]:
         yield
 
 
-def _do_missing(
+def do_missing_runs(
     runs: Sequence[plan.Run],
     *,
     out: pathlib.Path,
@@ -238,7 +238,13 @@ def _do_missing(
     source: plan.Source,
     limit: Limit,
 ) -> None:
-    """Does the runs that have not ended well yet."""
+    """Does the runs that have not ended well yet; the arguments are those of `complete`.
+
+    Args:
+      file: in `out`, for the lines.
+      source: of `Task.dataset`.
+      limit: when nothing more is begun.
+    """
     units = plan.units_of(runs)
     # After those of FIRST the largest, so that no process ends long before the others; a shard takes every n-th.
     units.sort(key=lambda unit: (FIRST.index(unit[0].row) if unit[0].row in FIRST else len(FIRST), -len(unit)))
@@ -272,7 +278,8 @@ def _timed(do: Callable[[T], R], unit: T) -> tuple[R, float]:
     return do(unit), time.monotonic() - started
 
 
-def _adjusted(line: Mapping[str, Any], row: str) -> dict[str, Any]:
+def adjusted(line: Mapping[str, Any], row: str) -> dict[str, Any]:
+    """The line of a row that takes another's runs and divides the training priors out of what they predict."""
     parts = {part: line[f"priors_{part}"] for part in ("validation", "test", "validation_halves") if part in line}
     return {**line, "row": row, **parts}
 

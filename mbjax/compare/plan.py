@@ -15,6 +15,7 @@ from typing import Any
 from mbjax import config as config_lib
 from mbjax import data
 from mbjax.compare.rows import GRID, ROWS, Row
+from mbjax.compare.tabular_rows import TABULAR
 from mbjax.evaluation import metrics
 from mbjax.train import population
 from mbjax.types import Config, Dataset, UserError
@@ -61,7 +62,7 @@ class Task:
     def rows(self) -> Mapping[str, Row]:
         """The rows by name."""
         own = getattr(self.module, "ROWS", None)
-        return ROWS if own is None else {name: _row(name, changes) for name, changes in own.items()}
+        return {**ROWS, **TABULAR} if own is None else {name: _row(name, changes) for name, changes in own.items()}
 
     @property
     def grid(self) -> Mapping[str, Sequence[Any]]:
@@ -78,7 +79,10 @@ class Task:
         if self.grid and config.data.get("validation_share") == 0:
             config.data.validation_share = VALIDATION_SHARE
         config_lib.change(config, self.overrides)
-        config_lib.change(config, {"method": "erm", **self.changes(name, config)})
+        changes = self.changes(name, config)
+        with config.data.unlocked():  # a row may encode the data in its own way
+            config.data.update({key[5:]: value for key, value in changes.items() if key.startswith("data.")})
+        config_lib.change(config, {"method": "erm", **changes})
         return config
 
     def changes(self, name: str, config: Config) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def load(source: Source, config: Config) -> Dataset:
 def names_of(task: Task, names: Sequence[str] | None) -> list[str]:
     """The names of rows, all if None, and of those whose runs they take."""
     if names is None:
-        names = [name for name, row in task.rows.items() if row.family != "search"]
+        names = [name for name, row in task.rows.items() if row.family != "search" and name not in TABULAR]
     for name in names:
         if name not in task.rows:
             raise UserError(f"--methods={name}: choose among all, {', '.join(task.rows)}")
@@ -133,6 +137,7 @@ class Run:
       key: a digest of all that decides its result.
       estimator: of a reference, its name in `mbjax.compare.baselines.REFERENCES`.
       balanced: of a reference, whether classes are weighted.
+      group: runs of one row and group are done together.
     """
 
     row: str
@@ -142,11 +147,12 @@ class Run:
     key: str
     estimator: str = ""
     balanced: bool = False
+    group: str = ""
 
     @property
     def alone(self) -> bool:
         """Whether it has a folder of its own, with checkpoints and curves: networks with convolutions train long."""
-        return self.config.model.name != "mlp" and not self.estimator
+        return self.config.model.name not in ("mlp", "tabm") and not self.estimator
 
 
 _COMPARISONS = {  # keys that no option may set, and what to do about it
@@ -255,5 +261,5 @@ def units_of(runs: Sequence[Run]) -> list[list[Run]]:
             apart = [pair for pair in apart if pair[0] != "support.sampler"]  # a row of the search over pairs
         if run.estimator:
             apart = []
-        groups.setdefault((run.row, str(apart), run.seed // SEEDS_PER_UNIT), []).append(run)
+        groups.setdefault((run.row, str(apart), run.seed // SEEDS_PER_UNIT, run.group), []).append(run)
     return list(groups.values())

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn import metrics as sk
 
 from mbjax import config as config_lib
 from mbjax import data, train
@@ -16,7 +17,7 @@ from mbjax.compare import baselines
 from mbjax.compare.plan import Run, Source, load
 from mbjax.evaluation import calibration, decisions, evaluate, metrics
 from mbjax.train import population
-from mbjax.types import Dataset, UserError
+from mbjax.types import Dataset, UserError, first_line
 
 
 def do(unit: Sequence[Run], code: str, out: pathlib.Path, source: Source = None) -> list[dict[str, Any]]:
@@ -54,26 +55,30 @@ def lost(unit: Sequence[Run], code: str) -> list[dict[str, Any]]:
 
 
 def _train(runs: Sequence[Run], source: Source) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Trains runs that differ in their seed and in `population.NUMBERS`. Yields each with its scores or its failure."""
-    by_seed: dict[int, list[Run]] = {}
+    """Trains runs that differ in their seed, their table and in `population.NUMBERS`.
+
+    Yields each with its scores or its failure.
+    """
+    by_split: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
-        by_seed.setdefault(run.seed, []).append(run)
-    built: dict[tuple[Any, ...], list[tuple[int, train.Experiment]]] = {}
-    for seed, own in by_seed.items():
+        by_split.setdefault((table_of(run), run.seed), []).append(run)
+    built: dict[tuple[Any, ...], list[tuple[tuple[str, int], train.Experiment]]] = {}
+    for split, own in by_split.items():
         try:
             experiment = train.build(config_lib.validate(own[0].config), source and load(source, own[0].config))
         except UserError as error:
             yield from ((run, {"status": "failed", "reason": str(error)}) for run in own)
             continue
         # After a kill in the middle, seeds may lack different settings.
-        built.setdefault(tuple(json.dumps(run.settings) for run in own), []).append((seed, experiment))
+        built.setdefault(tuple(json.dumps(run.settings) for run in own), []).append((split, experiment))
     for texts, group in built.items():
-        seeds, experiments = zip(*group, strict=True)
+        splits, experiments = zip(*group, strict=True)
         settings = [{k: v for k, v in json.loads(t).items() if k in population.NUMBERS} for t in texts]
         trained = population.train_population(
-            experiments, seeds, settings, updates_per_call=runs[0].config.updates_per_call
+            experiments, [seed for _, seed in splits], settings, updates_per_call=runs[0].config.updates_per_call
         )
-        for seed, experiment, states in zip(seeds, experiments, trained.states, strict=True):
+        for split, experiment, states in zip(splits, experiments, trained.states, strict=True):
+            sampled = train.sampled_priors(experiment)
             batch_size = runs[0].config.eval.batch_size
             predict = {
                 part: evaluate.make_predict(
@@ -84,13 +89,13 @@ def _train(runs: Sequence[Run], source: Source) -> Iterator[tuple[Run, dict[str,
                 )
                 for part in _scored(experiment.dataset)
             }
-            for run, state in zip(by_seed[seed], states, strict=True):
+            for run, state in zip(by_split[split], states, strict=True):
                 if not population.is_finite(state):
                     yield run, {"status": "failed", "reason": f"the loss is not finite with {_shown(run.settings)}"}
                     continue
                 probabilities = {part: predict[part](state) for part in predict}
                 more = {"updates": experiment.updates, "mode": trained.mode, "seconds": round(trained.seconds, 4)}
-                yield run, _scores(experiment.dataset, probabilities, run.config.eval.scores) | more
+                yield run, _scores(experiment.dataset, probabilities, run.config.eval.scores, sampled) | more
 
 
 def _fit(run: Run, source: Source) -> dict[str, Any]:
@@ -103,8 +108,13 @@ def _fit(run: Run, source: Source) -> dict[str, Any]:
         seconds = round(time.perf_counter() - started, 4)
     except UserError as error:
         return {"status": "failed", "reason": str(error)}
+    except ValueError as error:  # of scikit-learn and its kin, about data that they cannot use
+        return {"status": "failed", "reason": first_line(error)}
     probabilities = {part: baselines.predict(fitted, dataset.splits[part].x) for part in _scored(dataset)}
-    return _scores(dataset, probabilities, valid.eval.scores) | {"seconds": seconds}
+    counts = dataset.class_counts
+    equal = run.balanced or run.estimator in baselines.EQUAL_PRIORS
+    sampled = np.full(len(counts), 1 / len(counts)) if equal else counts / counts.sum()
+    return _scores(dataset, probabilities, valid.eval.scores, sampled) | {"seconds": seconds}
 
 
 def _scored(dataset: Dataset) -> list[str]:
@@ -116,8 +126,14 @@ def _load(task: str, seed: int, options: str) -> Dataset:
     return data.load(task, seed=seed, **json.loads(options))
 
 
-def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray], further: Sequence[str]) -> dict[str, Any]:
-    """The scores of both parts, as predicted and with the priors divided out."""
+def _scores(
+    dataset: Dataset, probabilities: Mapping[str, np.ndarray], further: Sequence[str], sampled: np.ndarray
+) -> dict[str, Any]:
+    """The scores of both parts, as predicted and with the priors divided out.
+
+    `corrected_log_loss` and `corrected_calibration_error` are those of probabilities at the training priors; `sampled`
+    are the priors at which what was predicted are probabilities, `[classes]`.
+    """
     counts = dataset.class_counts
     line: dict[str, Any] = {"status": "ok", "data": _describe(dataset)}
     priors, equal = counts / counts.sum(), np.ones(len(counts))
@@ -128,6 +144,10 @@ def _scores(dataset: Dataset, probabilities: Mapping[str, np.ndarray], further: 
         for part, p in predicted.items():
             y = dataset.splits[part].y
             line[prefix + part] = metrics.scores(p, y, majority_class=int(counts.argmax()), further=further)
+            corrected = calibration.shift_priors(probabilities[part], sampled, priors)
+            labels = np.arange(len(counts))
+            line[prefix + part]["corrected_log_loss"] = float(sk.log_loss(y, corrected, labels=labels))
+            line[prefix + part]["corrected_calibration_error"] = metrics.calibration_error(corrected, y)
         if len(counts) == 2 and "validation" in predicted:
             held = dataset.splits["validation"].y  # whatever part is scored, the threshold is the validation part's
             threshold = decisions.choose(predicted["validation"][:, 1], held, metric="balanced_accuracy")
@@ -158,7 +178,12 @@ def _describe(dataset: Dataset) -> str:
 
 def _line(run: Run, code: str, outcome: Mapping[str, Any]) -> dict[str, Any]:
     head = {"key": run.key, "row": run.row, "settings": dict(run.settings), "seed": run.seed, "code": code}
-    return {**head, **outcome}
+    return {**head, **({"table": table} if (table := table_of(run)) else {}), **outcome}
+
+
+def table_of(run: Run) -> str:
+    """The table of a suite that a run is on; empty of a run on no suite."""
+    return run.config.data.get("table") or ""
 
 
 def _shown(settings: Mapping[str, Any]) -> str:

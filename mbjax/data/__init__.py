@@ -11,7 +11,7 @@ from mbjax.data import sources
 from mbjax.data.images import cifar10, digits
 from mbjax.data.images import labelled as images
 from mbjax.data.people import celeba, faces
-from mbjax.data.tables import fraud, loan, table, table_options, tabular
+from mbjax.data.tables import fraud, loan, suites, table, table_options, tabular
 from mbjax.registry import Registry
 from mbjax.types import Dataset, UserError, count_classes
 
@@ -21,6 +21,7 @@ DATASETS = Registry[Any]("mbjax.datasets", {
     "loan": loan.load,
     "tabular": tabular.load,
     "table": table.load,
+    **suites.SUITES,
     "cifar10": cifar10.load,
     "images": images.load,
     "celeba": celeba.load,

@@ -27,6 +27,7 @@ class _Classifier(ClassifierMixin, BaseEstimator):
     validation_fraction: Any
     n_iter_no_change: Any
     scaling: Any
+    encoding: Any
     calibrate: Any
     class_weight: Any
     warm_start: Any
@@ -130,12 +131,15 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         else:
             held_weight = np.ones(len(held[1]) if held else 0)
         x = inputs.rows_of(x, rows)
-        known: Any = self.predictor_.preprocessing if resume else inputs.learn(x, robust=self.scaling == "robust")
+        known = self.predictor_.preprocessing if resume else self._learn(x)
         splits = {"train": inputs.split(known.transform(x), numbers[rows], weight[rows])}
         if held is not None:
             splits["validation"] = inputs.split(known.transform(held[0]), held[1], held_weight)
         dataset = Dataset(splits, tuple(map(str, self.classes_)), "the data", preprocessing=known)
         self._train(dataset, seed, resume=resume, partial=partial)
+
+    def _learn(self, x: Any) -> Any:
+        return inputs.learn(x, scaling=self.scaling, encoding=self.encoding)
 
     def _train(self, dataset: Dataset, seed: int, *, resume: bool, partial: bool) -> None:
         stops = "validation" in dataset.splits
@@ -223,8 +227,9 @@ class MetaBalanceClassifier(_Classifier):
       validation_fraction: the share of each class that is held out.
       n_iter_no_change: looks at the validation part, every 50 updates, without an improvement, after which training
         stops.
-      scaling: of columns of numbers: `"standard"`, mean 0 and variance 1; or `"robust"`, by median and quartiles,
-        outliers cut off.
+      scaling: of columns of numbers: `"standard"`, mean 0 and variance 1; `"robust"`, by median and quartiles,
+        outliers cut off; or `"robust_smooth_clip"`, outliers pressed together.
+      encoding: of columns of numbers: `"piecewise_linear"` makes a feature for each of 48 bins between quantiles.
       calibrate: whether probabilities are corrected, by the class frequencies and, with a validation part, by a
         temperature; else they are those that the network gives for balanced batches.
       class_weight: `"balanced"` or a dict: how many examples each one of a class stands for. As batches of the query
@@ -256,7 +261,8 @@ class MetaBalanceClassifier(_Classifier):
         early_stopping: bool | Literal["auto"] = "auto",
         validation_fraction: float = 0.2,
         n_iter_no_change: int = 10,
-        scaling: Literal["standard", "robust"] = "standard",
+        scaling: Literal["standard", "robust", "robust_smooth_clip"] = "standard",
+        encoding: Literal["none", "piecewise_linear"] = "none",
         calibrate: bool = True,
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
         params: Mapping[str, Any] | Literal["paper"] | None = None,
@@ -275,6 +281,7 @@ class MetaBalanceClassifier(_Classifier):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.scaling = scaling
+        self.encoding = encoding
         self.calibrate = calibrate
         self.class_weight = class_weight
         self.params = params
@@ -313,7 +320,8 @@ class ImbalancedClassifier(_Classifier):
         early_stopping: bool | Literal["auto"] = "auto",
         validation_fraction: float = 0.2,
         n_iter_no_change: int = 10,
-        scaling: Literal["standard", "robust"] = "standard",
+        scaling: Literal["standard", "robust", "robust_smooth_clip"] = "standard",
+        encoding: Literal["none", "piecewise_linear"] = "none",
         calibrate: bool = True,
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
         params: Mapping[str, Any] | Literal["paper"] | None = None,
@@ -330,6 +338,7 @@ class ImbalancedClassifier(_Classifier):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.scaling = scaling
+        self.encoding = encoding
         self.calibrate = calibrate
         self.class_weight = class_weight
         self.params = params

@@ -74,8 +74,12 @@ def labels(X: Any, y: Any) -> np.ndarray:
     return y
 
 
-def learn(train: pd.DataFrame | np.ndarray, *, robust: bool) -> Preprocessing:
+def learn(train: pd.DataFrame | np.ndarray, **features: Any) -> Preprocessing:
     """What makes a network's inputs of a table's columns, or of images.
+
+    Args:
+      train: the training part.
+      **features: `scaling`, `encoding` and `bins` of a table's numbers; see `mbjax.data.tables.numbers.fit`.
 
     Raises:
       UserError: no column can be used.
@@ -86,7 +90,7 @@ def learn(train: pd.DataFrame | np.ndarray, *, robust: bool) -> Preprocessing:
     numbers, categories, notes = tabular.kinds(frame)
     if not numbers and not categories:
         raise UserError(f"no column can be used: {'; '.join(notes)}")
-    return TableColumns.fit(frame, numbers=numbers, categories=categories, robust=robust)
+    return TableColumns.fit(frame, numbers=numbers, categories=categories, **features)
 
 
 def rows_of(X: pd.DataFrame | np.ndarray, rows: np.ndarray) -> Any:

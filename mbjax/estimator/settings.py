@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from mbjax import config as config_lib
 from mbjax import methods
 from mbjax.compare.rows import ROWS
+from mbjax.data.tables import numbers
 from mbjax.options import COUNT, FLAG, SHARE_INSIDE, Kind, choice, flatten, nearest, shown, unset_or
 from mbjax.types import Config, UserError
 
@@ -58,7 +59,8 @@ _KINDS = {
     ),
     "validation_fraction": SHARE_INSIDE,
     "n_iter_no_change": COUNT,
-    "scaling": choice(("standard", "robust")),
+    "scaling": numbers.SCALING.kind,
+    "encoding": numbers.ENCODING.kind,
     "calibrate": FLAG,
     "params": unset_or(
         Kind(
@@ -103,7 +105,7 @@ def configure(parameters: Mapping[str, Any], *, seed: int, image: bool, stops: b
     if paper and changes["method"] != "metabalance":
         changes["optimizer.lr"] = 0.05  # Table 4's for naive training
     network = own.get("model.name", "cnn" if image else "mlp")
-    if network != "mlp":
+    if network not in ("mlp", "tabm"):
         changes.pop("model.hidden", None)
     given = {key: parameters.get(name) for name, keys in _KEYS.items() for key in keys}
     changes |= {key: value for key, value in given.items() if value is not None}

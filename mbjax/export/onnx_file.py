@@ -3,13 +3,15 @@
 mbjax has a closed set of layers, so the graph is written out layer by layer, with no converter in between.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from mbjax.data.arrays import Arrays
 from mbjax.data.tables.columns import TableColumns
+from mbjax.data.tables.numbers import Coefficients
 from mbjax.predict import Predictor
 from mbjax.types import PyTree, UserError
 
@@ -87,13 +89,7 @@ class _Graph:
         if columns.numbers:
             x = [self._input(number.name, np.float64, (1,)) for number in columns.numbers]
             x = self.cast(self.add("Concat", *x, axis=1), columns.dtype)
-            learned = [[n.fill, n.shift, n.scale, n.factor, n.limit or np.inf] for n in columns.numbers]
-            rows = np.array(learned).T[:, None]
-            fill, shift, scale, factor, limit = (self.constant(row, columns.dtype) for row in rows)
-            x = self.add("Where", self.add("IsNaN", x), fill, x)
-            x = self.add("Mul", self.add("Div", self.add("Sub", x, shift), scale), factor)
-            if any(number.limit for number in columns.numbers):
-                x = self.add("Max", self.add("Min", x, limit), self.add("Neg", limit))
+            x = self.scaled(x, Coefficients.of(columns.numbers, columns.dtype), columns.dtype)
             parts.append(self.cast(x, np.float32))
         for category in columns.categories:
             places = {**category.places, "": category.missing}
@@ -105,6 +101,23 @@ class _Graph:
             parts.append(self.cast(here, np.float32))
         return self.add("Concat", *parts, axis=1)
 
+    def scaled(self, x: str, of: Coefficients, dtype: str) -> str:
+        """`Coefficients.apply`, missing values filled first."""
+        row = lambda values: self.constant(values[None], dtype)  # noqa: E731
+        x = self.add("Where", self.add("IsNaN", x), row(of.fill), x)
+        x = self.add("Mul", self.add("Div", self.add("Sub", x, row(of.shift)), row(of.scale)), row(of.factor))
+        if np.isfinite(of.limit).any():
+            x = self.add("Max", self.add("Min", x, row(of.limit)), row(-of.limit))
+        if np.isfinite(of.smooth).any():
+            share = self.add("Div", x, row(of.smooth))
+            root = self.add("Sqrt", self.add("Add", self.add("Mul", share, share), self.constant([1], dtype)))
+            x = self.add("Div", x, root)
+        if of.is_encoded:
+            x = self.add("Gather", x, self.constant(of.column, np.int64), axis=1)
+            x = self.add("Div", self.add("Sub", x, row(of.start)), row(of.length))
+            x = self.add("Max", self.add("Min", x, row(of.most)), row(of.least))
+        return x
+
     def array(self, arrays: Arrays) -> str:
         """Arrays as they are, images from -1 to 1."""
         x = self._input("x", np.dtype(arrays.dtype), arrays.shape)
@@ -112,6 +125,10 @@ class _Graph:
             return x
         x = self.add("Div", self.cast(x, np.float32), self.constant(127.5))
         return self.add("Sub", x, self.constant(1.0))
+
+    def param(self, *names: str) -> np.ndarray:
+        """A weight of the network."""
+        return np.asarray(functools.reduce(lambda tree, name: tree[name], names, self._params))
 
     def dense(self, x: str, name: str) -> str:
         layer = self._params[name]
@@ -152,12 +169,58 @@ class _Graph:
         self.add("Softmax", z, name="probabilities", axis=1)
 
 
-def _mlp(graph: _Graph, x: str, model: Mapping[str, Any]) -> str:
+def _scaled(graph: _Graph, x: str, model: Mapping[str, Any]) -> str:
+    """What comes before the hidden layers of an MLP, `[n, d]`."""
     x = graph.add("Flatten", x)
-    hidden = model.get("hidden", (64,))
-    for layer in range(len(hidden)):
-        x = graph.add("Relu", graph.dense(x, f"Dense_{layer}"))
-    return graph.head(x, model, f"Dense_{len(hidden)}")
+    return graph.add("Mul", x, graph.constant(graph.param("Scale_0", "scale"))) if model.get("scaling_layer") else x
+
+
+def _body(graph: _Graph, x: str, model: Mapping[str, Any]) -> str:
+    """The hidden layers of an MLP, of `[..., d]`."""
+    activation = _ACTIVATIONS[model.get("activation", "relu")]
+    for layer in range(len(model.get("hidden", (64,)))):
+        x = graph.dense(x, f"Dense_{layer}")
+        y = activation(graph, x)
+        if model.get("parametric"):
+            alpha = graph.constant(graph.param(f"Parametric_{layer}", "alpha"))
+            y = graph.add("Add", x, graph.add("Mul", graph.add("Sub", y, x), alpha))
+        x = y
+    return x
+
+
+def _gelu(graph: _Graph, x: str) -> str:
+    share = graph.add("Erf", graph.add("Mul", x, graph.constant(0.5**0.5)))
+    return graph.add("Mul", graph.add("Mul", x, graph.constant(0.5)), graph.add("Add", share, graph.constant(1.0)))
+
+
+_ACTIVATIONS: dict[str, Callable[[_Graph, str], str]] = {
+    "relu": lambda graph, x: graph.add("Relu", x),
+    "selu": lambda graph, x: graph.add("Selu", x),
+    "silu": lambda graph, x: graph.add("Mul", x, graph.add("Sigmoid", x)),
+    "gelu": _gelu,
+    "mish": lambda graph, x: graph.add("Mul", x, graph.add("Tanh", graph.add("Softplus", x))),
+}
+
+
+def _mlp(graph: _Graph, x: str, model: Mapping[str, Any]) -> str:
+    x = _body(graph, _scaled(graph, x, model), model)
+    return graph.head(x, model, f"Dense_{len(model.get('hidden', (64,)))}")
+
+
+def _tabm(graph: _Graph, x: str, model: Mapping[str, Any]) -> str:
+    if model.get("members", 32) == 1:
+        return _mlp(graph, x, model)
+    x = graph.add("Unsqueeze", _scaled(graph, x, model), graph.constant([0], np.int64))
+    x = graph.add("Mul", x, graph.constant(graph.param("adapter")[:, None]))
+    x = graph.add("MatMul", _body(graph, x, model), graph.constant(graph.param("head_kernel")))
+    z = graph.cast(graph.add("Add", x, graph.constant(graph.param("head_bias")[:, None])), np.float64)
+    if model["outputs"] == 1:
+        z = graph.add("Concat", graph.add("Mul", z, graph.constant(0.0, np.float64)), z, axis=2)
+    log_p = graph.add("ReduceLogSumExp", graph.add("LogSoftmax", z, axis=2), axes=[0], keepdims=0)
+    if model["outputs"] > 1:  # times the number of members, which softmax divides out
+        return log_p
+    pick = lambda place: graph.add("Gather", log_p, graph.constant([place], np.int64), axis=1)  # noqa: E731
+    return graph.add("Sub", pick(1), pick(0))
 
 
 def _cnn(graph: _Graph, x: str, model: Mapping[str, Any]) -> str:
@@ -197,4 +260,4 @@ def _rank(graph: _Graph) -> int:
     return len(graph.inputs[0].type.tensor_type.shape.dim) - 1
 
 
-_NETWORKS = {"mlp": _mlp, "cnn": _cnn, "resnet18": _resnet}
+_NETWORKS = {"mlp": _mlp, "tabm": _tabm, "cnn": _cnn, "resnet18": _resnet}

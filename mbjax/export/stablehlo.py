@@ -9,6 +9,7 @@ from jax import export
 
 from mbjax import augment, models
 from mbjax.data.tables.columns import TableColumns
+from mbjax.data.tables.numbers import Coefficients
 from mbjax.predict import Predictor
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -48,15 +49,15 @@ def to_stablehlo(predictor: Predictor) -> tuple[bytes, dict[str, Any]]:
 
 def _of_table(columns: TableColumns) -> tuple[Any, list[list[str]]]:
     """From numbers and codes to features, and each category's values in the order of their codes."""
-    learned = [[n.fill, n.shift, n.scale, n.factor, n.limit or np.inf] for n in columns.numbers]
-    rows = np.array(learned).reshape(-1, 5).T
-    fill, shift, scale, factor, limit = (row[None].astype(columns.dtype) for row in rows)
+    of = Coefficients.of(columns.numbers, columns.dtype)
     values = [list(category.places) for category in columns.categories]
 
     def features(numbers: jax.Array, codes: jax.Array) -> jax.Array:
         x = numbers.astype(columns.dtype)
-        x = (jnp.where(jnp.isnan(x), fill, x) - shift) / scale * factor
-        x = jnp.clip(x, -limit, limit)
+        x = (jnp.where(jnp.isnan(x), of.fill[None], x) - of.shift[None]) / of.scale[None] * of.factor[None]
+        x = jnp.clip(x, -of.limit[None], of.limit[None])
+        x = x / jnp.sqrt(1 + (x / of.smooth[None]) ** 2)
+        x = jnp.clip((x[:, of.column] - of.start[None]) / of.length[None], of.least[None], of.most[None])
         parts = [x.astype(jnp.float32)]
         for place, category in enumerate(columns.categories):
             # The last two are those of -2 and -1.

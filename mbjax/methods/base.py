@@ -84,10 +84,11 @@ def learning_rate(
 
 
 OPTIMIZER_OPTIONS = (  # of config.optimizer
+    Option("name", "sgd", choice(("sgd", "adamw")), "which optimiser"),
     Option("lr", 0.02, POSITIVE, "the learning rate, at first"),
-    Option("momentum", 0.9, SHARE_BELOW_1, "of SGD"),
+    Option("momentum", 0.9, SHARE_BELOW_1, "of SGD; of AdamW the first β"),
     Option("nesterov", True, FLAG, "whether the momentum is Nesterov's"),
-    Option("weight_decay", 5e-4, NOT_NEGATIVE, "added to the gradient, as PyTorch's SGD does"),
+    Option("weight_decay", 5e-4, NOT_NEGATIVE, "added to the gradient, as PyTorch's SGD does; of AdamW to the update"),
     Option("decay_batch_norm", True, FLAG, "whether weight decay acts on BatchNorm's scales and biases"),
     Option("schedule", "constant", choice(("constant", "cosine", "step")), "of the learning rate"),
     Option("drops", (), several(SHARE_INSIDE, "shares of the updates, above 0 and below 1, are needed"),
@@ -96,12 +97,15 @@ OPTIMIZER_OPTIONS = (  # of config.optimizer
 
 
 def make_optimizer(
-    *, lr: float, momentum: float, nesterov: bool, weight_decay: float, decay_batch_norm: bool, schedule: str,
-    drops: Sequence[float], updates: int,
+    *, name: str = "sgd", lr: float, momentum: float, nesterov: bool, weight_decay: float, decay_batch_norm: bool,
+    schedule: str, drops: Sequence[float], updates: int,
 ) -> optax.GradientTransformation:  # fmt: skip
-    """SGD with momentum, and weight decay added to the gradient as PyTorch's SGD does."""
+    """SGD with momentum and weight decay added to the gradient, as PyTorch's; or AdamW, the decay times the rate."""
     rate = learning_rate(lr=lr, schedule=schedule, updates=updates, drops=drops)
     decay = optax.add_decayed_weights(weight_decay, mask=None if decay_batch_norm else _outside_batch_norm)
+    if name == "adamw":
+        adam = optax.scale_by_adam(b1=momentum, nesterov=nesterov)
+        return optax.chain(adam, decay, optax.scale_by_learning_rate(rate))
     return optax.chain(decay, optax.sgd(rate, momentum=momentum, nesterov=nesterov))
 
 

@@ -7,13 +7,14 @@ import flax.linen as nn
 
 from mbjax.models.cnn import CNN
 from mbjax.models.conv import CONV_OPTION, automatic
-from mbjax.models.mlp import MLP
+from mbjax.models.mlp import MLP, UNSET
 from mbjax.models.resnet import ResNet
+from mbjax.models.tabm import TabM
 from mbjax.options import Option
 from mbjax.registry import Registry
 from mbjax.types import UserError
 
-MODELS = Registry[Any]("mbjax.models", {"mlp": MLP, "cnn": CNN, "resnet18": ResNet})
+MODELS = Registry[Any]("mbjax.models", {"mlp": MLP, "cnn": CNN, "resnet18": ResNet, "tabm": TabM})
 """Each model's class, or a function that takes `outputs` and the model's options and gives a module."""
 NAME_OPTION = Option("name", "mlp", MODELS.kind, "which model; the other keys are its own")
 
@@ -35,7 +36,7 @@ def build(name: str, *, outputs: int, platform: str | None = None, **options: An
     model = MODELS.find(name, "config.model.name")
     known = [option for option in inspect.signature(model).parameters if option not in ("outputs", "parent", "name")]
     for option, value in options.items():
-        if option not in known and value not in (None, "", (), []):
+        if option not in known and value not in (None, "", (), []) and value != UNSET.get(option):
             raise UserError(
                 f"config.model.{option}={value!r}: the model {name!r} has no such option; it has {', '.join(known)}"
             )

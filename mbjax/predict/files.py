@@ -22,8 +22,11 @@ from mbjax.evaluation.decisions import Decision
 from mbjax.predict.predictor import Predictor
 from mbjax.types import UserError, first_line
 
-FORMAT = 2
-"""The format that is written. Every one from 1 on is read; 2 has the steps of columns that are not written plainly."""
+FORMAT = 3
+"""The format that is written. Every one from 1 on is read.
+
+2 has the steps of columns that are not written plainly, 3 numbers that are clipped smoothly or have bins.
+"""
 ABOUT, WEIGHTS = "model.json", "weights.safetensors"
 
 

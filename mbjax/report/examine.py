@@ -58,10 +58,10 @@ def blocks(dataset: Dataset) -> dict[str, list[int]]:
     """The features that each column became, by its name; nothing where the examples are no tables."""
     learned = dataset.preprocessing
     if isinstance(learned, TableColumns):
-        found, at = {number.name: [place] for place, number in enumerate(learned.numbers)}, len(learned.numbers)
-        for category in learned.categories:
-            found[category.name] = list(range(at, at + category.width))
-            at += category.width
+        found, at = {}, 0
+        for column in (*learned.numbers, *learned.categories):
+            found[column.name] = list(range(at, at + column.width))
+            at += column.width
         return found
     shape = dataset.train.x.shape
     return {f"feature {place}": [place] for place in range(shape[1])} if len(shape) == 2 else {}

@@ -48,8 +48,8 @@ def find(
             for k, v in section.items()
             if k not in ("sampler", "sampling_strategy", "neighbors", "dir") and f"{name}.{k}" not in keys
         }
-        for name, section in experiment.sections.items()
-    }
+        for name, section in experiment.sections.items() if name != "data"
+    }  # fmt: skip
     name, x = experiment.make_method.args[0], experiment.dataset.train.x
     key = json.dumps(
         [name, sections, repr(experiment.model), keys, updates_per_call, updates, mapped, x.shape[1:], str(x.dtype)],

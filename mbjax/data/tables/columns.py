@@ -11,30 +11,16 @@ import numpy as np
 import pandas as pd
 from pandas.api import types as dtypes
 from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import OneHotEncoder, RobustScaler, StandardScaler
+from sklearn.preprocessing import OneHotEncoder
 
+from mbjax.data.tables import numbers as numbers_lib
+from mbjax.data.tables.numbers import BINS, Coefficients, Number
 from mbjax.data.tables.steps import Step, apply, step_from_dict
 from mbjax.options import listed, shown
 from mbjax.types import UserError
 
 _FEW = 64  # rows
 MAX_CATEGORIES = 100  # features that one column of strings may become
-_ROBUST_LIMIT = 10.0  # distances of the quartiles: what is further out would outweigh all else in a gradient
-
-
-@dataclasses.dataclass(frozen=True)
-class Number:
-    """A numeric column, one feature: `(x - shift) / scale * factor`, a missing `x` replaced by `fill` first.
-
-    What is then beyond `limit` on either side is cut there; nothing where it is 0.
-    """
-
-    name: str
-    fill: float
-    shift: float = 0.0
-    scale: float = 1.0
-    factor: float = 1.0
-    limit: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +82,9 @@ class TableColumns:
         categories: Sequence[str],
         scale: Sequence[str] | None = None,
         ignored: Sequence[str] = (),
-        robust: bool = False,
+        scaling: str = "standard",
+        encoding: str = "none",
+        bins: int = BINS.default,
         columns: Sequence[str] | None = None,
         steps: Sequence[Step] = (),
         csv: Mapping[str, Any] | None = None,
@@ -109,15 +97,16 @@ class TableColumns:
           categories: the columns of strings, categories or bools.
           scale: the numbers to scale; all if None. The others come first.
           ignored: see the attribute.
-          robust: scales by the median and the distance of the quartiles in place of the mean and the deviation, and
-            cuts what is ten such distances away.
+          scaling, encoding, bins: see `mbjax.data.tables.numbers.fit`.
           columns: before the steps; those of `train` if None.
           steps, csv: see the attributes.
         """
         scaled = [name for name in numbers if scale is None or name in scale]
         plain = [name for name in numbers if name not in scaled]
-        scaler = RobustScaler() if robust else StandardScaler()
-        learned = [*_fit_numbers(train, plain, None), *_fit_numbers(train, scaled, scaler)]
+        learned = []
+        for some, how in ((plain, None), (scaled, scaling)):
+            values = [as_numbers(train.loc[:, name], f"column {name!r}") for name in some]
+            learned += numbers_lib.fit(some, np.array(values).T, scaling=how, encoding=encoding, bins=bins)
         places = tuple(_fit_category(train.loc[:, name]) for name in categories)
         raw = tuple(map(str, train.columns if columns is None else columns))
         return cls(raw, tuple(learned), places, tuple(ignored), steps=tuple(steps), csv=csv or {})
@@ -125,7 +114,7 @@ class TableColumns:
     @property
     def features(self) -> int:
         """How many there are."""
-        return len(self.numbers) + sum(category.width for category in self.categories)
+        return sum(one.width for one in (*self.numbers, *self.categories))
 
     @property
     def used(self) -> tuple[str, ...]:
@@ -190,9 +179,9 @@ class TableColumns:
     def encode(self, frame: pd.DataFrame, *, source: str = "the table", start: int = 0) -> np.ndarray:
         """`transform` of columns that went through the steps."""
         x = np.zeros((len(frame), self.features), np.float32)
+        at, rows = sum(number.width for number in self.numbers), np.arange(len(frame))
         if self.numbers:
-            x[:, : len(self.numbers)] = self._scaled(frame, source, start)
-        at, rows = len(self.numbers), np.arange(len(frame))
+            x[:, :at] = self._scaled(frame, source, start)
         for category in self.categories:
             places = _places(category, frame.loc[:, category.name], f"{source}: column {category.name!r}")
             known = places >= 0
@@ -201,8 +190,8 @@ class TableColumns:
         return x
 
     def _scaled(self, frame: pd.DataFrame, source: str, start: int) -> np.ndarray:
-        """The numbers' features, `[n, numbers]`."""
-        names, fill, shift, scale, factor, limit = self._learned
+        """The numbers' features, `[n, features]`."""
+        names = [number.name for number in self.numbers]
         part = frame.loc[:, names]
         if all(map(dtypes.is_numeric_dtype, part.dtypes)):
             x = part.to_numpy(np.float64, na_value=np.nan, copy=True)
@@ -218,23 +207,12 @@ class TableColumns:
                     f"{source}: column {names[columns[0]]!r} has {(columns == columns[0]).sum()} infinite values, the "
                     f"first in data row {start + rows[0] + 1}: replace them, or leave the values empty"
                 )
-            np.copyto(x, fill, where=np.isnan(x))
-        x -= shift
-        if (scale != 1).any():
-            x /= scale
-        if (factor != 1).any():
-            x *= factor
-        if limit.any():
-            bound = np.where(limit == 0, np.inf, limit).astype(x.dtype)
-            np.clip(x, -bound, bound, out=x)
-        return x
+            np.copyto(x, self._coefficients.fill, where=np.isnan(x))
+        return self._coefficients.apply(x)
 
     @functools.cached_property
-    def _learned(self) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        rows = [dataclasses.astuple(number) for number in self.numbers]
-        values = np.array([row[1:] for row in rows]).astype(self.dtype).T
-        fill, shift, scale, factor, limit = values
-        return [row[0] for row in rows], fill, shift, scale, factor, limit
+    def _coefficients(self) -> Coefficients:
+        return Coefficients.of(self.numbers, self.dtype)
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold, and `from_dict` reads."""
@@ -245,31 +223,13 @@ class TableColumns:
         """What `to_dict` gave, perhaps by way of JSON."""
         return cls(
             columns=tuple(map(str, about["columns"])),
-            numbers=tuple(Number(**number) for number in about["numbers"]),
+            numbers=tuple(map(Number.from_dict, about["numbers"])),
             categories=tuple(Category(**category) for category in about["categories"]),
             ignored=tuple(map(str, about["ignored"])),
             dtype=about["dtype"],
             steps=tuple(map(step_from_dict, about.get("steps", ()))),  # none in format 1
             csv=about.get("csv", {}),
         )
-
-
-def _fit_numbers(
-    train: pd.DataFrame, names: Sequence[str], scaler: StandardScaler | RobustScaler | None
-) -> list[Number]:
-    if not names:
-        return []
-    floats = pd.DataFrame({name: as_numbers(train.loc[:, name], f"column {name!r}") for name in names})
-    imputer = SimpleImputer(strategy="median")
-    filled = imputer.fit_transform(floats)
-    fills = np.asarray(imputer.statistics_).tolist()
-    if scaler is None:
-        return [Number(name, fill) for name, fill in zip(names, fills, strict=True)]
-    scaler.fit(filled)
-    shifts = scaler.center_ if isinstance(scaler, RobustScaler) else scaler.mean_
-    learned = zip(names, fills, np.asarray(shifts).tolist(), np.asarray(scaler.scale_).tolist(), strict=True)
-    limit = _ROBUST_LIMIT if isinstance(scaler, RobustScaler) else 0.0
-    return [Number(*one, limit=limit) for one in learned]
 
 
 def _fit_category(column: pd.Series) -> Category:

@@ -4,11 +4,14 @@ Source: Dal Pozzolo et al. 2014, https://www.kaggle.com/datasets/mlg-ulb/creditc
 `python -m mbjax.data fetch fraud` gets it.
 """
 
+from typing import Any
+
 import numpy as np
 from pandas.util import hash_pandas_object
 
 from mbjax.data.sources import DIR_OPTION, find
 from mbjax.data.splits import STRATIFY, TEST_SHARE, VALIDATION_SHARE
+from mbjax.data.tables import numbers
 from mbjax.data.tables.tabular import from_frame, read_official
 from mbjax.types import Dataset
 
@@ -18,12 +21,13 @@ FEATURES = (*(f"V{i}" for i in range(1, 29)), "Amount")  # all but `Time`
 ROWS, FRAUDS = 284_807, 492
 
 
-OPTIONS = (DIR_OPTION, TEST_SHARE, VALIDATION_SHARE, STRATIFY)  # of config.data
+OPTIONS = (DIR_OPTION, *numbers.OPTIONS, TEST_SHARE, VALIDATION_SHARE, STRATIFY)  # of config.data
 
 
 def load(
-    *, seed: int, dir: str = "", test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True
-) -> Dataset:
+    *, seed: int, dir: str = "", scaling: str = "standard", encoding: str = "none", bins: int = numbers.BINS.default,
+    test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True,
+) -> Dataset:  # fmt: skip
     """Loads the first of `FILES` that is there; the arguments are those of `mbjax.data.tables.tabular.load`.
 
     Payments that are equal in all but `Time`, as far as float32 can tell, stay on one side of a split.
@@ -40,7 +44,10 @@ def load(
     rows, frauds = len(frame), np.count_nonzero(frame[TARGET] == 1)
     groups = np.asarray(hash_pandas_object(frame.astype(np.float32), index=False))  # pyright: ignore[reportCallIssue]
     part = "" if (rows, frauds) == (ROWS, FRAUDS) else f": a subset, not the original's {ROWS:,} and {FRAUDS}"
-    shares = {"test_share": test_share, "validation_share": validation_share, "stratify": stratify}
+    options: dict[str, Any] = {
+        "scaling": scaling, "encoding": encoding, "bins": bins, "test_share": test_share,
+        "validation_share": validation_share, "stratify": stratify,
+    }  # fmt: skip
     return from_frame(
         frame,
         TARGET,
@@ -50,5 +57,5 @@ def load(
         dropped=["Time"],
         groups=groups,
         notes=[f"{path.name}, {rows:,} rows, {frauds} frauds{part}"],
-        **shares,
+        **options,
     )

@@ -3,8 +3,11 @@
 Source: https://www.kaggle.com/datasets/sarahvch/predicting-who-pays-back-loans, 9,578 loans, 1,533 of them not paid.
 """
 
+from typing import Any
+
 from mbjax.data.sources import DIR_OPTION, find
 from mbjax.data.splits import STRATIFY, TEST_SHARE, VALIDATION_SHARE
+from mbjax.data.tables import numbers
 from mbjax.data.tables.tabular import from_frame, read_official
 from mbjax.types import Dataset
 
@@ -18,12 +21,13 @@ FEATURES = (
 # fmt: on
 
 
-OPTIONS = (DIR_OPTION, TEST_SHARE, VALIDATION_SHARE, STRATIFY)  # of config.data
+OPTIONS = (DIR_OPTION, *numbers.OPTIONS, TEST_SHARE, VALIDATION_SHARE, STRATIFY)  # of config.data
 
 
 def load(
-    *, seed: int, dir: str = "", test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True
-) -> Dataset:
+    *, seed: int, dir: str = "", scaling: str = "standard", encoding: str = "none", bins: int = numbers.BINS.default,
+    test_share: float = 0.2, validation_share: float = 0.0, stratify: bool = True,
+) -> Dataset:  # fmt: skip
     """Loads `loan_data.csv`; the arguments are those of `mbjax.data.tables.tabular.load`.
 
     Returns:
@@ -34,5 +38,8 @@ def load(
     """
     path = find("loan_data.csv", dir)
     frame = read_official(path, [*FEATURES, TARGET])
-    shares = {"test_share": test_share, "validation_share": validation_share, "stratify": stratify}
-    return from_frame(frame, TARGET, source=path.name, seed=seed, dropped=["purpose"], **shares)
+    options: dict[str, Any] = {
+        "scaling": scaling, "encoding": encoding, "bins": bins, "test_share": test_share,
+        "validation_share": validation_share, "stratify": stratify,
+    }  # fmt: skip
+    return from_frame(frame, TARGET, source=path.name, seed=seed, dropped=["purpose"], **options)

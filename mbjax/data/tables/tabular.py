@@ -12,18 +12,22 @@ from pandas.api import types as dtypes
 from mbjax.data import splits
 from mbjax.data.sources import find_own
 from mbjax.data.splits import GROUP, STRATIFY, TEST_SHARE, TIME, VALIDATION_SHARE, encode_labels
+from mbjax.data.tables import numbers as numbers_lib
 from mbjax.data.tables import suspects, table_options
 from mbjax.data.tables import treatments as look
 from mbjax.data.tables.columns import MAX_CATEGORIES, TableColumns, as_numbers, numbers_with_blanks
 from mbjax.data.tables.csv_dialect import DEFAULTS
 from mbjax.data.tables.dates import Dates
+from mbjax.data.tables.numbers import BINS
 from mbjax.data.tables.reading import read_table
 from mbjax.data.tables.steps import Step, apply
 from mbjax.data.tables.treatments import Learned
 from mbjax.options import listed
 from mbjax.types import Dataset, Split, UserError
 
-OPTIONS = (*table_options.SHARED, GROUP, TIME, TEST_SHARE, VALIDATION_SHARE, STRATIFY)  # of config.data
+OPTIONS = (  # of config.data
+    *table_options.SHARED, *numbers_lib.OPTIONS, GROUP, TIME, TEST_SHARE, VALIDATION_SHARE, STRATIFY,
+)  # fmt: skip
 
 
 def load(
@@ -35,6 +39,9 @@ def load(
     drop: Sequence[str] = (),
     csv: Mapping[str, Any] = DEFAULTS,
     columns: str | Mapping[str, str] = "",
+    scaling: str = "standard",
+    encoding: str = "none",
+    bins: int = BINS.default,
     group: str = "",
     time: str = "",
     test_share: float = 0.2,
@@ -55,6 +62,7 @@ def load(
       drop: columns to leave out.
       csv: how a CSV file is written, where that is not to be found: `csv_dialect.DEFAULTS` has the keys.
       columns: what columns are, where that is not to be found: `{"zip": "category"}`, or this as text.
+      scaling, encoding, bins: see `mbjax.data.tables.numbers.fit`.
       group: a column whose equal values stay in one part; see `mbjax.data.splits.split_by_group`.
       time: a column of dates or numbers to split by; see `mbjax.data.splits.split_by_time`.
       test_share, validation_share, stratify: see `mbjax.data.splits.split_indices`.
@@ -71,7 +79,8 @@ def load(
     return from_frame(
         frame, target, source=file.name, seed=seed, dropped=dropped, learned=learned, notes=raw.notes, treatments=given,
         csv={key: value for key, value in dict(csv.items()).items() if value != DEFAULTS[key]}, group=group, time=time,
-        careful=True, test_share=test_share, validation_share=validation_share, stratify=stratify,
+        scaling=scaling, encoding=encoding, bins=bins, careful=True,
+        test_share=test_share, validation_share=validation_share, stratify=stratify,
     )  # fmt: skip
 
 
@@ -101,6 +110,9 @@ def from_frame(
     learned: Learned | None = None,
     treatments: Mapping[str, str] | None = None,
     csv: Mapping[str, Any] | None = None,
+    scaling: str = "standard",
+    encoding: str = "none",
+    bins: int = BINS.default,
     group: str = "",
     time: str = "",
     careful: bool = False,
@@ -108,7 +120,8 @@ def from_frame(
 ) -> Dataset:
     """Splits a table and turns its columns into features, learning everything from the training part alone.
 
-    Numbers, also where a file has blanks among them: missing values become the median; then mean 0 and variance 1.
+    Numbers, also where a file has blanks among them: missing values become the median; then mean 0 and variance 1, or
+    as `scaling` and `encoding` have it.
     Bools, strings and categories: missing values become the most frequent one; then a feature for each value, all zero
     where a value is unseen in training. Dates: numbers, as `mbjax.data.tables.dates.Dates` has them.
     Left out, with a note: columns without a value in the training part, strings that name the row (more than
@@ -125,6 +138,7 @@ def from_frame(
       learned: how columns are written; found in the frame if None.
       treatments: what `config.data.columns` says; categories are then some whatever their number of values.
       csv: what was set of how a CSV file is written; kept for new files.
+      scaling, encoding, bins: see `mbjax.data.tables.numbers.fit`.
       group, time: see `load`. They are no features, unless `treatments` has them.
       careful: whether to warn of columns that name the row, tell the label or never change.
       **split: the other options of `mbjax.data.splits.split_indices`.
@@ -150,7 +164,7 @@ def from_frame(
     codes = [name for name, what in (treatments or {}).items() if what == "category"]
     columns, frame, column_notes = _fit(
         frame, index["train"], source=source, codes=codes, scale=scale, ignored=(target, *dropped, *keys), steps=steps,
-        csv=csv,
+        csv=csv, scaling=scaling, encoding=encoding, bins=bins,
     )  # fmt: skip
     x = columns.encode(frame, source=source)
 
