@@ -261,7 +261,7 @@ def test_a_limit_of_time_gives_the_table_of_the_rows_that_are_whole(task, tmp_pa
     assert [line["row"] for line in some.lines] == ["naive"] * 4 + ["logistic_regression_balanced"] * 3
     assert "| over-sampling |" not in some.table
     assert "not done yet, and left out: over; the same command does them" in caplog.text
-    assert "Not done yet, and left out: over-sampling" in (tmp_path / "report.html").read_text()
+    assert "Left out here: over-sampling. The same" in (tmp_path / "report.html").read_text()
     monkeypatch.undo()
     assert "| over-sampling |" in compare.compare(task, names=names, seeds=[0], out=tmp_path)
 
@@ -280,7 +280,7 @@ def test_ctrl_c_leaves_the_table_of_what_is_there(task, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         driver.complete(task, names=["over", "logistic_regression_balanced"], seeds=[0], out=tmp_path)
     assert "| logistic regression, class weights | 1 |" in (tmp_path / "table.md").read_text()
-    assert "Not done yet, and left out: over-sampling" in (tmp_path / "report.html").read_text()
+    assert "Left out here: over-sampling. The same" in (tmp_path / "report.html").read_text()
 
 
 def test_with_little_time_the_first_seeds_of_the_strong_rows_come_first(task):

@@ -94,6 +94,10 @@ def check_page(folder: pathlib.Path, **documents: Any) -> Reader:
     assert all(len(own["aria-label"]) > 20 for own in figures)
     assert all(own.get("scope") in ("row", "col") for own in reader.of("th"))
     assert len(reader.of("caption")) == len(reader.of("table"))
+    assert all(own.get("tabindex") == "0" for own in reader.of("div") if own.get("class") == "scroll")  # by keyboard
+    levels = [int(tag[1]) for tag, _ in reader.tags if tag in ("h1", "h2", "h3")]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
     ids = [own["id"] for _, own in reader.tags if own.get("id")]
     assert len(ids) == len(set(ids))
     assert {"lang": "en"} in reader.of("html")
@@ -415,7 +419,7 @@ LOGISTIC = [0.80, 0.82, 0.81]
             {"logistic_regression": LOGISTIC, "naive": [0.79, 0.83, 0.83], "over": [0.5, 0.5, 0.5]},
             "logistic_regression",
             "Use logistic regression: test ROC-AUC 0.810 ± 0.025 (95%). No network is better beyond its error. The "
-            "best network on validation data, naive, differs: +0.0067 ± 0.0379. 1 of the 2 other rows cannot be told "
+            "best network on validation data, naive, differs by +0.0067 ± 0.0379. 1 of the 2 other rows cannot be told "
             "from it: choosing among them changes the score by no more than 0.0067.",
         ),
         (
@@ -428,8 +432,8 @@ LOGISTIC = [0.80, 0.82, 0.81]
             {"naive": [0.8, 0.81, 0.82], "over": [0.81, 0.80, 0.83]},
             "naive",
             "Use naive: test ROC-AUC 0.810 ± 0.025 (95%). No other method is better beyond its error. The best other "
-            "method on validation data, over-sampling, differs: +0.0033 ± 0.0287. Nothing you can choose here changes "
-            "the score by more than 0.0033: no other row can be told from it.",
+            "method on validation data, over-sampling, differs by +0.0033 ± 0.0287. Nothing you can choose here "
+            "changes the score by more than 0.0033: no other row can be told from it.",
         ),
         (
             {"logistic_regression": [0.8], "naive": [0.9]},
@@ -520,7 +524,7 @@ def test_the_winner_is_kept_and_predicts(table, tmp_path, monkeypatch, caplog):
     np.testing.assert_array_equal(pipeline.predict_proba(frame), expected)
     exec(code.replace('pd.read_csv("new.csv")', f"pd.read_csv({str(table)!r})"), names)
     np.testing.assert_array_equal(names["model"].predict_proba(names["new"]), expected)
-    with pytest.raises(UserError, match=r"best holds no finished run|is missing"):
+    with pytest.raises(UserError, match=r"best has no model of mbjax's: make\.py there, or pipeline\.skops, predicts"):
         mbjax.load(best)
     monkeypatch.setitem(sys.modules, "skops", None)
     (best / "best.json").unlink()

@@ -163,6 +163,7 @@ def _summarize(
     """Writes the tables and the page of the runs that have ended."""
     done = read(out)
     shown, common, left = schedule.whole(runs, done, seeds)
+    left = [name for name in names if name in left or task.rows[name].after in left]
     if left:
         log.warning("not done yet, and left out: %s; the same command does them", ", ".join(left))
     if shown and len(common) < len(seeds):
@@ -215,9 +216,8 @@ def _write(
         figures.plot_pairs(lines, out / "pairs.png", **shared)
     atomic.write_text(out / "table.md", table)
     atomic.write_text(out / "times.md", comparison.make_times(lines, task.rows))
-    warnings = [note for note in loaded.notes if note.startswith("warning")]
     compared = page.Compared(
-        lines, task.rows, loaded.source, select, loaded.overlap, paper.of(name, task.scenario), left, warnings
+        lines, task.rows, loaded.source, select, loaded.overlap, paper.of(name, task.scenario), left, loaded.notes
     )
     return table, page.leave(out, compared)
 

@@ -37,9 +37,9 @@ def comparison(rows: Sequence[Mapping[str, Any]], *, score: str, use: str) -> Fi
       use: the name of the row that is recommended.
     """
     rows = rows[::-1]
-    figure = Figure(figsize=(5.2, 0.25 * len(rows) + 1.2))
+    figure = Figure(figsize=(4.8, 0.25 * len(rows) + 1.2))
     axes: Axes = figure.subplots()
-    left = _left_limit(np.array([row["mean"] for row in rows]))
+    left = _left_limit(rows)
     base = next(row["mean"] for row in rows if row["name"] == use)
     labelled: set[str] = set()
     for place, row in enumerate(rows):
@@ -60,8 +60,9 @@ def comparison(rows: Sequence[Mapping[str, Any]], *, score: str, use: str) -> Fi
     axes.set_yticks(range(len(rows)), [shorten_title(row["title"]) for row in rows], fontsize=8)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("bold" if row["name"] == use else "normal")
-    named = f"test {score}" + ("; bars: 95% interval of the difference\nfrom the dotted line" if intervals else "")
-    axes.set(xlabel=named, ylim=(-0.7, len(rows) - 0.3))
+    bars = "; bars: 95% interval of the difference from the dotted line" if intervals else ""
+    figure.supxlabel(f"test {score}{bars}", fontsize=8)
+    axes.set(ylim=(-0.7, len(rows) - 0.3))
     axes.set_xlim(left=left)
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda n: [*FAMILIES.values(), PAPER].index(labels[n]))
@@ -75,11 +76,13 @@ def shorten_title(title: str) -> str:
     return title if len(title) <= 34 else f"{title[:32].rstrip(' (,')}…"
 
 
-def _left_limit(means: np.ndarray) -> float | None:
+def _left_limit(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Where the axis of scores begins, if rows that have failed would press the others together."""
+    means = np.array([row["mean"] for row in rows])
+    halves = np.array([(row.get("from_use") or {}).get("half") or 0.0 for row in rows])
     low, middle = np.quantile(means, [0.25, 0.5])
-    limit = middle - 8 * (middle - low)
-    return float(limit) if means.min() < limit else None
+    shown = means >= middle - max(8 * (middle - low), 4 * np.median(halves))
+    return None if shown.all() else float((means - halves)[shown].min() - 0.05 * np.ptp(means[shown]))
 
 
 def plot_pairs(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, rows: Mapping[str, Row], task: str) -> bool:

@@ -41,7 +41,7 @@ class Compared:
       overlap: of the seeds' splits, see `mbjax.report.tables.paired_difference`.
       paper: the paper's scores and their errors by row, where it has any.
       left: the titles of rows that are not done yet.
-      warnings: of the data.
+      notes: of the data; warnings among them are shown before all else.
     """
 
     lines: Sequence[Mapping[str, Any]]
@@ -51,7 +51,7 @@ class Compared:
     overlap: float
     paper: Mapping[str, tuple[float, float | None]]
     left: Sequence[str] = ()
-    warnings: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def leave(out: pathlib.Path, compared: Compared) -> dict[str, Any]:
@@ -110,10 +110,10 @@ def facts_of(compared: Compared) -> dict[str, Any]:
         "how": tables_lib.how_chosen(tuned, compared.select).replace("**", ""),
         "seeds": int(chosen["seed"].nunique()), "runs": len(runs), "interval": tables.interval_note(compared.overlap),
         "seconds": float(runs["seconds"].sum()),
-        "data": sorted({line["data"] for line in lines if line.get("data")}),
         "code": sorted({line["code"] for line in lines}),
         "failed": _failures(lines, groups, rows), "left": list(compared.left),
-        "warnings": list(compared.warnings),
+        "warnings": [note for note in compared.notes if note.startswith("warning")],
+        "notes": [note for note in compared.notes if not note.startswith("warning")],
     }  # fmt: skip
     facts |= advise(groups, rows, merit, f"test_{score}", compared.overlap)
     total = runs.groupby("row")["seconds"].sum()
