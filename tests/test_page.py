@@ -1,6 +1,7 @@
 """The page of a run and of a comparison: its numbers are read back, its text and figures are safe."""
 
 import html.parser
+import itertools
 import json
 import logging
 import math
@@ -97,7 +98,7 @@ def check_page(folder: pathlib.Path, **documents: Any) -> Reader:
     assert all(own.get("tabindex") == "0" for own in reader.of("div") if own.get("class") == "scroll")  # by keyboard
     levels = [int(tag[1]) for tag, _ in reader.tags if tag in ("h1", "h2", "h3")]
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     ids = [own["id"] for _, own in reader.tags if own.get("id")]
     assert len(ids) == len(set(ids))
     assert {"lang": "en"} in reader.of("html")

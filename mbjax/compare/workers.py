@@ -136,8 +136,8 @@ def _start(folder: str, jobs: int, parent: int, end: float) -> None:
     global _core
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     for number in range(jobs):  # a killed process leaves its share to the one that takes its place
-        _core = pathlib.Path(folder, str(number)).open("w")  # noqa: SIM115
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the share is another's, or all has ended
+            _core = pathlib.Path(folder, str(number)).open("w")  # noqa: SIM115
             fcntl.flock(_core, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _take(number, jobs)
             break
