@@ -97,7 +97,7 @@ def facts_of(compared: Compared) -> dict[str, Any]:
     """The numbers of the page, as JSON can hold them."""
     rows, lines = compared.rows, compared.lines
     runs: Any = tables_lib.frame_of(lines)
-    score = tables_lib.score_of(runs)
+    score, trained = tables_lib.score_of(runs), runs.drop_duplicates("key")  # some rows share theirs
     tuned = f"validation_{score}" in runs
     chosen: Any = tables_lib.choose(runs, score, compared.select)
     groups = {name: chosen[chosen["row"] == name].set_index("seed") for name in tables_lib.shown(chosen, rows)}
@@ -108,8 +108,8 @@ def facts_of(compared: Compared) -> dict[str, Any]:
         "score": score, "title": TITLES[score], "task": compared.task,
         "by": "validation" if by_validation else "test",
         "how": tables_lib.how_chosen(tuned, compared.select).replace("**", ""),
-        "seeds": int(chosen["seed"].nunique()), "runs": len(runs), "interval": tables.interval_note(compared.overlap),
-        "seconds": float(runs["seconds"].sum()),
+        "seeds": int(chosen["seed"].nunique()), "runs": len(trained), "interval": tables.interval_note(compared.overlap),
+        "seconds": float(trained["seconds"].sum()),
         "code": sorted({line["code"] for line in lines}),
         "failed": _failures(lines, groups, rows), "left": list(compared.left),
         "warnings": [note for note in compared.notes if note.startswith("warning")],

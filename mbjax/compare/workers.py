@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -25,6 +26,8 @@ from mbjax.types import UserError
 log = logging.getLogger("mbjax")
 T = TypeVar("T")
 R = TypeVar("R")
+# joblib's, of a process that has grown and gives way to a new one; one that is killed gets a line of ours.
+warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
 _TRIES = 2  # of a piece of work whose process is killed
 
 
