@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import skops.io
 from sklearn import metrics as sk
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
@@ -22,6 +23,7 @@ from sklearn.tree import DecisionTreeClassifier
 import mbjax
 from mbjax import compare, config, data, report, train
 from mbjax.compare import baselines, driver
+from mbjax.compare import best as best_lib
 from mbjax.compare import page as comparison_page
 from mbjax.compare.rows import ROWS
 from mbjax.evaluation import identification, intervals, metrics
@@ -527,6 +529,8 @@ def test_the_winner_is_kept_and_predicts(table, tmp_path, monkeypatch, caplog):
     np.testing.assert_array_equal(names["model"].predict_proba(names["new"]), expected)
     with pytest.raises(UserError, match=r"best has no model of mbjax's: make\.py there, or pipeline\.skops, predicts"):
         mbjax.load(best)
+    assert f"data.load('tabular', seed=0, **{{'path': {str(table)!r}, 'target': 'label'}})" in code
+    assert best_lib._public_module(HistGradientBoostingClassifier) == "sklearn.ensemble"
     monkeypatch.setitem(sys.modules, "skops", None)
     (best / "best.json").unlink()
     driver.complete(task, names=["boosting"], **options)

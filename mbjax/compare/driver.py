@@ -181,7 +181,7 @@ def _summarize(
     if facts and save_best:
         use = task.rows[facts["use"]].like or facts["use"]
         key = comparison.choose(comparison.frame_of(lines), facts["score"], select).query("row == @use")["key"]
-        run = next(run for run in runs if run.key in set(key))
+        run = min((run for run in runs if run.key in set(key)), key=lambda run: run.seed)
         log.info("the best, %s", best.save(run, task.rows[use].title, out, task.dataset))
     return Comparison(table, lines, facts.get("answer", ""))
 
