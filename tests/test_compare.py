@@ -481,9 +481,8 @@ def test_a_method_of_another_module_is_a_row_in_every_process(task, tmp_path, mo
         task.module.get_config(), data.load("tabular", seed=0, path=task.overrides["data.path"], target="label"),
         rows=["own_parts:still"], seeds=2, out=tmp_path / "out", jobs=2, tune=False,
     )  # fmt: skip
-    untrained = runs.set_index("seed")["test_roc_auc"]
     assert sorted(runs["row"]) == ["own_parts:still"] * 2
-    assert (untrained < 0.85).all()  # training gives more than 0.85: what ran was the other module's
+    assert runs["test_roc_auc"].max() < 0.85  # training gives more than 0.85: what ran was the other module's
     named = plan.methods_in(["own_parts:nothing"])
     nothing = dataclasses.replace(task, methods=named)
     with pytest.raises(UserError, match=r"config.method='own_parts:nothing' cannot be imported"):

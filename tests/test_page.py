@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import skops.io
+import skops.io  # pyright: ignore[reportMissingImports]
 from sklearn import metrics as sk
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.inspection import permutation_importance

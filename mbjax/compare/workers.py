@@ -46,7 +46,7 @@ class Pool:
 
     def __init__(self, jobs: int, backend: str = "loky", scheduler: str = ""):
         self._jobs, self._backend, self._scheduler = jobs, backend, scheduler
-        self._begun = jobs if backend == "loky" else "n_jobs"  # at a time
+        self._begun: Any = jobs if backend == "loky" else "n_jobs"  # at a time
         packages = {"loky": "joblib", "dask": "distributed", "ray": "ray.util.joblib"}
         if backend not in packages:
             raise UserError(f"--backend={backend}: choose one of {', '.join(packages)}")
