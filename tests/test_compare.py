@@ -314,7 +314,7 @@ def test_the_time_left_is_what_such_units_took(task):
     assert [pace.fits(unit) for unit in (smote, metabalance)] == [True, False]
 
 
-def test_a_table_of_stopped_work_has_as_many_rows_as_can_be_and_then_as_many_seeds(task):
+def test_a_table_of_stopped_work_weighs_rows_and_seeds(task):
     runs = plan.plan(task, ["naive", "metabalance", "boosting"], range(10), data_digest="")
     seeds = lambda row, count: {run.key for run in runs if run.row == row and run.seed < count}  # noqa: E731
     done = seeds("naive", 10) | seeds("metabalance", 5) | seeds("boosting", 4)
@@ -324,6 +324,8 @@ def test_a_table_of_stopped_work_has_as_many_rows_as_can_be_and_then_as_many_see
     )  # fmt: skip
     assert schedule.whole(runs, seeds("naive", 10), range(10)) == (["naive"], [*range(10)], ["metabalance", "boosting"])
     assert schedule.whole(runs, set(), range(10))[0] == []
+    done = seeds("naive", 10) | seeds("metabalance", 10) | seeds("boosting", 4)  # 3² × 4 < 2² × 10
+    assert schedule.whole(runs, done, range(10)) == (["naive", "metabalance"], [*range(10)], ["boosting"])
 
 
 def test_seeds_whose_training_part_lacks_a_category_have_programs_of_their_own(tmp_path):

@@ -87,7 +87,10 @@ def _kind(unit: Unit) -> tuple[str, ...]:
 def whole(
     runs: Iterable[plan.Run], done: Collection[str], seeds: Sequence[int]
 ) -> tuple[list[str], list[int], list[str]]:
-    """What a table can show if the work was stopped: as many rows as can be, over as many seeds as they all have done.
+    """What a table can show if the work was stopped: rows, and the first seeds, as many as they all have done.
+
+    Of the tables that there can be it is the one with the largest rows² × seeds: one of twice the seeds may lack a
+    quarter of the rows.
 
     Args:
       runs: all.
@@ -103,7 +106,9 @@ def whole(
         if run.key not in done:
             missing[run.row].add(run.seed)
     ended = {row: next((count for count, seed in enumerate(seeds) if seed in missing[row]), len(seeds)) for row in rows}
-    count = max(range(1, len(seeds) + 1), key=lambda count: (sum(n >= count for n in ended.values()), count))
+    count = max(
+        range(1, len(seeds) + 1), key=lambda count: (count * sum(n >= count for n in ended.values()) ** 2, count)
+    )
     shown = [row for row in rows if ended[row] >= count]
     return shown, [*seeds[:count]], [row for row in rows if row not in shown]
 
