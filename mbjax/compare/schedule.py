@@ -89,8 +89,8 @@ def whole(
 ) -> tuple[list[str], list[int], list[str]]:
     """What a table can show if the work was stopped: rows, and the first seeds, as many as they all have done.
 
-    Of the tables that there can be it is the one with the largest rows² × seeds: one of twice the seeds may lack a
-    quarter of the rows.
+    Of the tables that there can be it is the one with the largest rows³ × seeds: one of twice the seeds may lack a
+    fifth of the rows.
 
     Args:
       runs: all.
