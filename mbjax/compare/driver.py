@@ -138,6 +138,7 @@ def complete(
             stopped = stop
         done = _summarize(task, loaded, runs, names, seeds, select=select, out=out, save_best=save_best and not stopped)
         if stopped:
+            log.info("%s", done.answer or done.table.strip())
             raise stopped
         return done
 
