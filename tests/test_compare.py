@@ -534,8 +534,21 @@ def test_references_weigh_classes_and_see_the_training_part_alone(task):
     np.testing.assert_allclose(balanced, own.predict_proba(dataset.test.x), atol=1e-3)
 
 
-def test_a_reference_that_is_not_installed_says_so(task, monkeypatch):
+def test_a_reference_that_is_not_installed_says_so(task, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "mbjax")
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     dataset = data.load("tabular", seed=0, path=task.overrides["data.path"], target="label")
     with pytest.raises(UserError, match=r"lightgbm is not installed: pip install 'mbjax\[trees\]'"):
         references.fit("lightgbm", dataset, seed=0, balanced=False, settings={})
+    names = ["lightgbm", "lightgbm_balanced", "logistic_regression"]
+    table = compare.compare(task, names=names, seeds=[0], out=tmp_path / "out")
+    said = "no lightgbm, lightgbm_balanced: lightgbm not installed (pip install 'mbjax[trees]')"
+    before = caplog.messages[: caplog.messages.index(said)]
+    assert not any("runs to do" in message for message in before)
+    assert "- LightGBM has no result: lightgbm is not installed" in table
+
+
+def test_trees_of_other_packages_take_one_thread(monkeypatch):
+    monkeypatch.setattr(references, "_installed", lambda package, name: lambda **settings: settings)
+    for name in references.OPTIONAL:
+        assert references.REFERENCES[name](3)["n_jobs"] == 1
