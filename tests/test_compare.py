@@ -479,7 +479,7 @@ def test_a_method_of_another_module_is_a_row_in_every_process(task, tmp_path, mo
         "    return methods.Method(init=problem.init, step=step)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    runs = compare.run_comparison(
+    runs: Any = compare.run_comparison(
         task.module.get_config(), data.load("tabular", seed=0, path=task.overrides["data.path"], target="label"),
         rows=["own_parts:still"], seeds=2, out=tmp_path / "out", jobs=2, tune=False,
     )  # fmt: skip

@@ -133,7 +133,8 @@ def complete(
             do_missing(runs)
             if searches:
                 runs = plan.distinct(planned(found=plan.found_settings(searches, runs, read(out), seeds)))
-                do_missing([run for run in runs if task.rows[run.row].after])
+                if waited := [run for run in runs if task.rows[run.row].after]:
+                    do_missing(waited)
         except KeyboardInterrupt as stop:  # Ctrl-C, SIGTERM: the table of what there is, and then the end
             stopped = stop
         done = _summarize(task, loaded, runs, names, seeds, select=select, out=out, save_best=save_best and not stopped)
