@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import skops.io  # pyright: ignore[reportMissingImports]
 from sklearn import metrics as sk
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.inspection import permutation_importance
@@ -492,6 +491,8 @@ def test_a_comparisons_page(tmp_path):
 
 
 def test_the_winner_is_kept_and_predicts(table, tmp_path, monkeypatch, caplog):
+    import skops.io  # pyright: ignore[reportMissingImports]
+
     caplog.set_level("INFO", "mbjax")
     tree = lambda seed, **settings: DecisionTreeClassifier(random_state=seed, **settings)  # noqa: E731 - a quick one
     monkeypatch.setitem(baselines.REFERENCES, "hist_gradient_boosting", tree)
