@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from sklearn.datasets import make_classification
 
 from mbjax import compare, data
 from mbjax.compare import baselines as references
-from mbjax.compare import driver, plan
+from mbjax.compare import driver, plan, schedule, work
 from mbjax.compare import rows as rows
 from mbjax.compare import table as comparison
 from mbjax.compare.rows import ROWS
@@ -249,17 +250,110 @@ def test_a_comparison_end_to_end(task, tmp_path):
 
 
 def test_a_limit_of_time_gives_the_table_of_the_rows_that_are_whole(task, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "mbjax")
     names = ["over", "naive", "logistic_regression_balanced"]
     early = driver.complete(task, names=names, seeds=[0], out=tmp_path, minutes=0)
     assert (early.table, early.lines) == ("no row is whole yet\n", [])
-    seconds = iter([0.0, 0.1, 9.0, 9.0, 9.0])
-    monkeypatch.setattr(driver.Limit, "is_over", lambda self: next(seconds) > 1)
-    some = driver.complete(task, names=names, seeds=[0], out=tmp_path, minutes=1)
+    assert "comparing 3 rows on table.csv, each with 1 seeds, for at most 0 minutes" in caplog.text
+    fits = lambda self, unit: unit[0].row != "over"  # noqa: E731
+    monkeypatch.setattr(schedule.Pace, "fits", fits)
+    some = driver.complete(task, names=names, seeds=[0], out=tmp_path, minutes=60)
     assert [line["row"] for line in some.lines] == ["naive"] * 4 + ["logistic_regression_balanced"] * 3
     assert "| over-sampling |" not in some.table
     assert "not done yet, and left out: over; the same command does them" in caplog.text
+    assert "Left out here: over-sampling. The same" in (tmp_path / "report.html").read_text()
     monkeypatch.undo()
     assert "| over-sampling |" in compare.compare(task, names=names, seeds=[0], out=tmp_path)
+
+
+def test_ctrl_c_leaves_the_table_of_what_is_there(task, tmp_path, monkeypatch):
+    done = []
+
+    def do(unit, **given):
+        if done:
+            raise KeyboardInterrupt
+        done.append(unit)
+        return work_do(unit, **given)
+
+    work_do = work.do
+    monkeypatch.setattr(work, "do", do)
+    with pytest.raises(KeyboardInterrupt):
+        driver.complete(task, names=["over", "logistic_regression_balanced"], seeds=[0], out=tmp_path)
+    assert "| logistic regression, class weights | 1 |" in (tmp_path / "table.md").read_text()
+    assert "Left out here: over-sampling. The same" in (tmp_path / "report.html").read_text()
+
+
+def test_with_little_time_the_first_seeds_of_the_strong_rows_come_first(task):
+    names = ["smote", "class_balanced", "metabalance", "logistic_regression_balanced"]
+    runs = plan.plan(task, names, range(10), data_digest="")
+    units = [(unit[0].row, min(run.seed for run in unit)) for unit in schedule.units_of(runs, limited=True)]
+    first = [("logistic_regression_balanced", 0), ("metabalance", 0), ("logistic_regression_balanced", 5)]
+    assert units == [*first, ("metabalance", 5), ("smote", 0), ("class_balanced", 0)]
+    unlimited = [(unit[0].row, len(unit)) for unit in schedule.units_of(runs, limited=False)]
+    assert unlimited == [
+        ("logistic_regression_balanced", 30),
+        ("metabalance", 40),
+        ("class_balanced", 160),
+        ("smote", 40),
+    ]
+
+
+def test_the_time_left_is_what_such_units_took(task):
+    runs = plan.plan(task, ["smote", "naive", "metabalance", "boosting"], range(10), data_digest="")
+    smote, naive, metabalance, boosting = plan.units_of(runs)
+    pace = schedule.Pace(10, jobs=2)
+    assert math.isnan(pace.left([smote]))
+    assert pace.fits(smote)  # nothing is known: it is tried
+    pace.took(naive, 80.0)
+    assert pace.left([smote, metabalance]) == pytest.approx((80 + 80) / 2)  # as one network takes, another may
+    pace.took(metabalance, 400.0)
+    assert pace.left([smote, metabalance]) == pytest.approx((80 + 400) / 2)
+    assert math.isnan(pace.left([smote, boosting]))
+    assert [pace.fits(unit) for unit in (smote, metabalance)] == [True, True]
+    pace.took(metabalance, 1000.0)  # 700 s on average: longer than ten minutes
+    assert [pace.fits(unit) for unit in (smote, metabalance)] == [True, False]
+
+
+def test_a_table_of_stopped_work_weighs_rows_and_seeds(task):
+    runs = plan.plan(task, ["naive", "metabalance", "boosting"], range(10), data_digest="")
+    seeds = lambda row, count: {run.key for run in runs if run.row == row and run.seed < count}  # noqa: E731
+    done = seeds("naive", 10) | seeds("metabalance", 5) | seeds("boosting", 4)
+    assert schedule.whole(runs, done, range(10)) == (["naive", "metabalance", "boosting"], [*range(4)], [])
+    assert schedule.whole(runs, seeds("naive", 10) | seeds("metabalance", 5), range(10)) == (
+        ["naive", "metabalance"], [*range(5)], ["boosting"]
+    )  # fmt: skip
+    assert schedule.whole(runs, seeds("naive", 10), range(10)) == (["naive"], [*range(10)], ["metabalance", "boosting"])
+    assert schedule.whole(runs, set(), range(10))[0] == []
+    done = seeds("naive", 10) | seeds("metabalance", 10) | seeds("boosting", 2)  # 3³ × 2 < 2³ × 10
+    assert schedule.whole(runs, done, range(10)) == (["naive", "metabalance"], [*range(10)], ["boosting"])
+
+
+def test_seeds_whose_training_part_lacks_a_category_have_programs_of_their_own(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=200), "kind": ["a", "b"] * 100, "label": rng.random(200) < 0.3})
+    frame.loc[7, "kind"] = "rare"
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    overrides = {"data.path": str(tmp_path / "table.csv"), "data.target": "label", "updates": 5, "data.test_share": 0.5}
+    rare = compare.Task(str(ROOT / "configs" / "tabular.py"), overrides, tune=False)
+    widths = {plan.load(None, _config(rare, seed)).train.x.shape[1] for seed in range(4)}
+    assert len(widths) == 2
+    assert "| naive | 4 |" in compare.compare(rare, names=["naive"], seeds=range(4), out=tmp_path / "out")
+
+
+def _config(task, seed):
+    config = task.config("naive")
+    config.seed = seed
+    return config
+
+
+def test_a_part_that_breaks_costs_its_row_alone(task, tmp_path, monkeypatch):
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("in a file of the user's")
+
+    monkeypatch.setitem(references.REFERENCES, "hist_gradient_boosting", broken)
+    table = compare.compare(task, names=["boosting", "logistic_regression"], seeds=[0], out=tmp_path)
+    assert "- gradient-boosted trees has no result: ZeroDivisionError: in a file of the user's (1 seeds)" in table
+    assert "| logistic regression | 1 |" in table
 
 
 def test_where_nothing_ends_well_there_is_no_table(task, tmp_path):
@@ -376,6 +470,27 @@ def test_the_table_is_the_same_by_one_process_by_two_and_by_a_cluster_that_loses
     assert (tmp_path / "dask" / "table.md").read_text() == tables[0]
 
 
+def test_a_method_of_another_module_is_a_row_in_every_process(task, tmp_path, monkeypatch):
+    (tmp_path / "own_parts.py").write_text(
+        "from mbjax import methods\n\n\n"
+        "def still(problem):\n"
+        "    erm = methods.METHODS['erm'].build(problem)\n"
+        "    step = lambda state, batches: (state, erm.step(state, batches)[1])\n"
+        "    return methods.Method(init=problem.init, step=step)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    runs: Any = compare.run_comparison(
+        task.module.get_config(), data.load("tabular", seed=0, path=task.overrides["data.path"], target="label"),
+        rows=["own_parts:still"], seeds=2, out=tmp_path / "out", jobs=2, tune=False,
+    )  # fmt: skip
+    assert sorted(runs["row"]) == ["own_parts:still"] * 2
+    assert runs["test_roc_auc"].max() < 0.85  # training gives more than 0.85: what ran was the other module's
+    named = plan.methods_in(["own_parts:nothing"])
+    nothing = dataclasses.replace(task, methods=named)
+    with pytest.raises(UserError, match=r"config.method='own_parts:nothing' cannot be imported"):
+        compare.compare(nothing, names=named, seeds=[0], out=tmp_path / "none")
+
+
 def test_shards_share_the_work(task, tmp_path):
     for shard in range(2):
         compare.compare(task, names=["naive", "over"], seeds=[0], out=tmp_path, shard=(shard, 2))
@@ -419,8 +534,21 @@ def test_references_weigh_classes_and_see_the_training_part_alone(task):
     np.testing.assert_allclose(balanced, own.predict_proba(dataset.test.x), atol=1e-3)
 
 
-def test_a_reference_that_is_not_installed_says_so(task, monkeypatch):
+def test_a_reference_that_is_not_installed_says_so(task, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "mbjax")
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     dataset = data.load("tabular", seed=0, path=task.overrides["data.path"], target="label")
     with pytest.raises(UserError, match=r"lightgbm is not installed: pip install 'mbjax\[trees\]'"):
         references.fit("lightgbm", dataset, seed=0, balanced=False, settings={})
+    names = ["lightgbm", "lightgbm_balanced", "logistic_regression"]
+    table = compare.compare(task, names=names, seeds=[0], out=tmp_path / "out")
+    said = "no lightgbm, lightgbm_balanced: lightgbm not installed (pip install 'mbjax[trees]')"
+    before = caplog.messages[: caplog.messages.index(said)]
+    assert not any("runs to do" in message for message in before)
+    assert "- LightGBM has no result: lightgbm is not installed" in table
+
+
+def test_trees_of_other_packages_take_one_thread(monkeypatch):
+    monkeypatch.setattr(references, "_installed", lambda package, name: lambda **settings: settings)
+    for name in references.OPTIONAL:
+        assert references.REFERENCES[name](3)["n_jobs"] == 1

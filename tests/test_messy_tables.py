@@ -2,9 +2,9 @@
 
 import dataclasses
 import datetime
-import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -405,20 +405,34 @@ def test_files_with_types_are_read_alike(form, tmp_path):
     np.testing.assert_array_equal(of_polars.train.x, dataset.train.x)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("openpyxl") is not None, reason="openpyxl is there")
-def test_excel_files_say_what_they_take(tmp_path):
+def test_excel_files_say_what_they_take(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
     (tmp_path / "t.xlsx").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"t\.xlsx: reading \.xlsx files takes openpyxl: pip install openpyxl"):
         reading.read(tmp_path / "t.xlsx")
 
 
-def test_excel_files_are_read_where_openpyxl_is(tmp_path, monkeypatch):
-    sheet = pd.DataFrame({"a": [5, "?", 6.5, "Total"], "w": ["u", "v", "u", None], "y": [0, 1, 0, None]})
-    monkeypatch.setattr(reading.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(pd, "read_excel", lambda path: sheet)
-    (tmp_path / "t.xlsx").write_bytes(b"PK")
+def test_excel_files_are_read(tmp_path):
+    sheet = pd.DataFrame(
+        {"a": [5, "?", None, 6.5, "Total"], "w": ["u", "v", None, "u", None], "y": [0, 1, None, 0, None]}
+    )
+    sheet.to_excel(tmp_path / "t.xlsx", index=False)
     raw, learned = treatments.read_and_learn(tmp_path / "t.xlsx", target="y")
     np.testing.assert_array_equal(apply(learned.steps, raw.frame, "t")["a"], [5, NAN, 6.5])
+    assert raw.origin.tolist() == [1, 2, 4]
+
+
+def test_rows_are_counted_as_in_the_file(tmp_path):
+    lines = [",," if n % 5 == 2 else f"{n},{n % 3},{'yes' if n % 4 == 0 else 'no'}" for n in range(1, 60)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,y", *lines, "Total,,"]) + "\n")
+    dataset = data.load("tabular", seed=0, path=str(tmp_path / "t.csv"), target="y")
+    frame = pd.DataFrame([line.split(",") for line in lines], index=range(1, 60), columns=["a", "b", "y"])
+    origins = [np.asarray(part.origin) for part in dataset.splits.values()]
+    assert sorted(np.concatenate(origins)) == [n for n in range(1, 60) if n % 5 != 2]
+    for part, rows in zip(dataset.splits.values(), origins, strict=True):
+        np.testing.assert_array_equal(
+            part.x, dataset.preprocessing.transform(frame.loc[rows, ["a", "b"]].astype(float))
+        )
 
 
 def suspicious(rows: int = 400) -> pd.DataFrame:

@@ -1,17 +1,20 @@
 """The page of a run and of a comparison: its numbers are read back, its text and figures are safe."""
 
 import html.parser
+import itertools
 import json
 import logging
 import math
 import pathlib
 import re
+import sys
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics as sk
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
@@ -19,6 +22,7 @@ from sklearn.tree import DecisionTreeClassifier
 import mbjax
 from mbjax import compare, config, data, report, train
 from mbjax.compare import baselines, driver
+from mbjax.compare import best as best_lib
 from mbjax.compare import page as comparison_page
 from mbjax.compare.rows import ROWS
 from mbjax.evaluation import identification, intervals, metrics
@@ -92,6 +96,10 @@ def check_page(folder: pathlib.Path, **documents: Any) -> Reader:
     assert all(len(own["aria-label"]) > 20 for own in figures)
     assert all(own.get("scope") in ("row", "col") for own in reader.of("th"))
     assert len(reader.of("caption")) == len(reader.of("table"))
+    assert all(own.get("tabindex") == "0" for own in reader.of("div") if own.get("class") == "scroll")  # by keyboard
+    levels = [int(tag[1]) for tag, _ in reader.tags if tag in ("h1", "h2", "h3")]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     ids = [own["id"] for _, own in reader.tags if own.get("id")]
     assert len(ids) == len(set(ids))
     assert {"lang": "en"} in reader.of("html")
@@ -412,22 +420,22 @@ LOGISTIC = [0.80, 0.82, 0.81]
         (  # above it, but not beyond the error
             {"logistic_regression": LOGISTIC, "naive": [0.79, 0.83, 0.83], "over": [0.5, 0.5, 0.5]},
             "logistic_regression",
-            "Use logistic regression: test ROC-AUC 0.810 ± 0.006. No network is better beyond its error. The best "
-            "network on validation data, naive, differs: +0.0067 ± 0.0379. 1 of the 2 other rows cannot be told from "
-            "it: choosing among them changes the score by no more than 0.0067.",
+            "Use logistic regression: test ROC-AUC 0.810 ± 0.025 (95%). No network is better beyond its error. The "
+            "best network on validation data, naive, differs by +0.0067 ± 0.0379. 1 of the 2 other rows cannot be told "
+            "from it: choosing among them changes the score by no more than 0.0067.",
         ),
         (
             {"logistic_regression": LOGISTIC, "boosting": [0.7, 0.7, 0.71], "metabalance": [0.83, 0.85, 0.841]},
             "metabalance",
-            "Use MetaBalance: test ROC-AUC 0.840 ± 0.006. It is better than logistic regression, the best that is no "
-            "network, beyond the error: +0.0303 ± 0.0014.",
+            "Use MetaBalance: test ROC-AUC 0.840 ± 0.025 (95%). It is better than logistic regression, the best that "
+            "is no network, beyond the error: +0.0303 ± 0.0014.",
         ),
         (
             {"naive": [0.8, 0.81, 0.82], "over": [0.81, 0.80, 0.83]},
             "naive",
-            "Use naive: test ROC-AUC 0.810 ± 0.006. No other method is better beyond its error. The best other method "
-            "on validation data, over-sampling, differs: +0.0033 ± 0.0287. 1 of the 1 other rows cannot be told from "
-            "it: choosing among them changes the score by no more than 0.0033.",
+            "Use naive: test ROC-AUC 0.810 ± 0.025 (95%). No other method is better beyond its error. The best other "
+            "method on validation data, over-sampling, differs by +0.0033 ± 0.0287. Nothing you can choose here "
+            "changes the score by more than 0.0033: no other row can be told from it.",
         ),
         (
             {"logistic_regression": [0.8], "naive": [0.9]},
@@ -435,7 +443,7 @@ LOGISTIC = [0.80, 0.82, 0.81]
             "Use naive: test ROC-AUC 0.900. It is ahead of logistic regression on this one seed; one seed says "
             "nothing of the error, so run more (--seeds=5).",
         ),
-        ({"over": [0.8, 0.9]}, "over", "Use over-sampling: test ROC-AUC 0.850 ± 0.050."),
+        ({"over": [0.8, 0.9]}, "over", "Use over-sampling: test ROC-AUC 0.850 ± 0.635 (95%)."),
     ],
 )
 def test_the_answer(scores, use, said, tmp_path):
@@ -482,7 +490,10 @@ def test_a_comparisons_page(tmp_path):
     assert comparison_page.leave(tmp_path / "none", compared({}, lines=[failed])) == {}
 
 
-def test_the_winner_is_kept_and_predicts(table, tmp_path, monkeypatch):
+def test_the_winner_is_kept_and_predicts(table, tmp_path, monkeypatch, caplog):
+    import skops.io  # pyright: ignore[reportMissingImports]
+
+    caplog.set_level("INFO", "mbjax")
     tree = lambda seed, **settings: DecisionTreeClassifier(random_state=seed, **settings)  # noqa: E731 - a quick one
     monkeypatch.setitem(baselines.REFERENCES, "hist_gradient_boosting", tree)
     overrides = {"data.path": str(table), "data.target": "label", "updates": 20, "eval.every": 20}
@@ -503,11 +514,29 @@ def test_the_winner_is_kept_and_predicts(table, tmp_path, monkeypatch):
     names: dict[str, Any] = {}
     exec(code.replace('pd.read_csv("new.csv")', f"pd.read_csv({str(table)!r})"), names)
     np.testing.assert_allclose(names["model"].coef_, own.coef_, atol=1e-3)
-    # Another winner takes its place: trees, which are kept as the lines that fit them.
+    # Another winner takes its place: trees, which are kept as the lines that fit them and, by skops, as a pipeline.
     driver.complete(task, names=["boosting"], **options)
-    assert {file.name for file in (tmp_path / "best").iterdir()} == {"best.json", "make.py"}
-    assert "\nmodel = DecisionTreeClassifier(random_state=0)\n" in (tmp_path / "best" / "make.py").read_text()
-    driver.complete(task, names=["naive"], **options)
     best = tmp_path / "best"
+    assert {file.name for file in best.iterdir()} == {"best.json", "make.py", "pipeline.skops"}
+    code = (best / "make.py").read_text()
+    assert "\nmodel = DecisionTreeClassifier(random_state=0)\n" in code
+    trees = DecisionTreeClassifier(random_state=0).fit(dataset.train.x, dataset.train.y)
+    expected = trees.predict_proba(dataset.preprocessing.transform(frame))
+    pipeline = skops.io.load(
+        best / "pipeline.skops", trusted=skops.io.get_untrusted_types(file=best / "pipeline.skops")
+    )
+    np.testing.assert_array_equal(pipeline.predict_proba(frame), expected)
+    exec(code.replace('pd.read_csv("new.csv")', f"pd.read_csv({str(table)!r})"), names)
+    np.testing.assert_array_equal(names["model"].predict_proba(names["new"]), expected)
+    with pytest.raises(UserError, match=r"best has no model of mbjax's: make\.py there, or pipeline\.skops, predicts"):
+        mbjax.load(best)
+    assert f"data.load('tabular', seed=0, **{{'path': {str(table)!r}, 'target': 'label'}})" in code
+    assert best_lib._public_module(HistGradientBoostingClassifier) == "sklearn.ensemble"
+    monkeypatch.setitem(sys.modules, "skops", None)
+    (best / "best.json").unlink()
+    driver.complete(task, names=["boosting"], **options)
+    assert {file.name for file in best.iterdir()} == {"best.json", "make.py"}
+    assert "with skops installed" in caplog.text
+    driver.complete(task, names=["naive"], **options)
     assert json.loads((best / "result.json").read_text())["method"] == "erm"
     assert mbjax.load(best).predict_proba(frame).shape == (400, 2)

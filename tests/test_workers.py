@@ -23,6 +23,20 @@ def square(piece: tuple[int, str]) -> int:
     return number**2
 
 
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def threads(_: int) -> dict[str, int]:
+    """How many threads OpenMP's and BLAS's pools have here, scikit-learn's own count, and how many cores there are."""
+    import threadpoolctl
+    from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
+
+    pools = {pool["filepath"]: pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+    return {**pools, "scikit-learn": _openmp_effective_n_threads(), "cores": len(os.sched_getaffinity(0))}
+
+
 def die(piece: int) -> int:
     if piece == 1:
         time.sleep(0.2)
@@ -43,13 +57,18 @@ def test_every_piece_is_done_once(jobs):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_when_it_is_over_nothing_more_is_begun_and_what_was_begun_ends(jobs):
-    asked = iter([False] * 5)
-    pieces = [(number, "") for number in range(50)]
-    over = workers.Pool(jobs).map(square, pieces, lost=lambda piece: -1, is_over=lambda: next(asked, True))
-    done = [*over]
-    assert len(done) == 5 - (jobs > 1)  # several processes ask once before the first piece
-    assert sorted(done) == [number**2 for number in range(len(done))]
+def test_what_does_not_fit_is_not_begun_and_smaller_pieces_are(jobs):
+    pieces = [(number, "") for number in range(7)]
+    fits = lambda piece: piece[0] not in (2, 5)  # noqa: E731
+    done = workers.Pool(jobs).map(square, pieces, lost=lambda piece: -1, fits=fits)
+    assert sorted(done) == [0, 1, 9, 16, 36]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_at_its_end_it_waits_for_nothing(jobs):
+    for_ever = 1e5  # seconds of a process that would be waited for
+    done = workers.Pool(jobs).map(sleep, [0.0, for_ever, for_ever], lost=lambda piece: -1.0, end=time.time() + 2)
+    assert [*done] in ([0.0], [])  # the processes may take longer to start
 
 
 def test_a_killed_process_costs_its_piece_a_second_try(tmp_path, caplog):
@@ -70,6 +89,16 @@ def test_processes_share_the_cores():
     assert len(found) == 2
     if len(here) > 1:
         assert sorted(sum(found.values(), [])) == here  # noqa: RUF017
+
+
+def test_no_process_has_more_threads_than_its_share_whatever_the_environment_says(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "16")
+    (found,) = workers.Pool(2).map(threads, [0], lost=lambda piece: {})
+    assert len(found) >= 3  # at least one pool was found
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {found[name] for name in found if name != "cores"} == {share}
+    assert found["cores"] in (share, share + 1)
 
 
 def test_a_dask_cluster_loses_a_worker_and_no_piece(tmp_path):

@@ -1,6 +1,7 @@
 """Non-neural baselines: logistic regression and gradient-boosted trees, on the same splits."""
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,6 +36,14 @@ REFERENCES: dict[str, Callable[..., Any]] = {
 }
 EQUAL_PRIORS = ("balanced_random_forest", "rusboost", "easy_ensemble")
 """Those that draw as many examples of each class."""
+
+
+OPTIONAL = ("lightgbm", "xgboost")  # references that are packages of this name
+
+
+def missing_package(name: str) -> str:
+    """The package that a reference needs and that is not installed; empty if there is none."""
+    return name if name in OPTIONAL and importlib.util.find_spec(name) is None else ""
 
 
 def fit(name: str, dataset: Dataset, *, seed: int, balanced: bool, settings: Mapping[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """The winner of a comparison, kept: `best/` holds a model that `mbjax predict` reads, or what makes the baseline."""
 
+import importlib
 import importlib.util
 import pathlib
 import shutil
@@ -11,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from mbjax import atomic, sealed, train
+from mbjax import atomic, config, sealed, train
 from mbjax.compare import baselines, plan
 from mbjax.data import preprocessing
 from mbjax.evaluation import calibration, decisions
@@ -108,6 +109,13 @@ def as_network(
     )
 
 
+def _public_module(kind: type) -> str:
+    """The shortest name of a module that a class can be imported from, such as `sklearn.ensemble`."""
+    parts = kind.__module__.split(".")
+    names = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    return next(name for name in names if getattr(importlib.import_module(name), kind.__name__, None) is kind)
+
+
 def make_lines(run: plan.Run, fitted: Any, *, own: bool) -> str:
     """The Python that fits a baseline again and predicts new rows.
 
@@ -116,15 +124,18 @@ def make_lines(run: plan.Run, fitted: Any, *, own: bool) -> str:
       fitted: the estimator.
       own: whether the data set was the caller's own, which no line can load.
     """
-    options = {key: value for key, value in run.config.data.to_dict().items() if value not in (None, "", ())}
+    options, defaults = run.config.data.to_dict(), config.defaults(run.config.to_dict())
+    as_json = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731
+    flat = config.flatten({"data": options}).items()
+    changed = {name.split(".")[1] for name, value in flat if defaults.get(name) != as_json(value)}
+    options = {key: options[key] for key in sorted(changed)}
     loaded = "...  # your Dataset" if own else f"data.load({run.config.task!r}, seed={run.seed}, **{options!r})"
     given = {**run.settings, "random_state": run.seed}
     given |= {"max_iter": fitted.max_iter} if isinstance(fitted, LogisticRegression) else {}
     arguments = ", ".join(f"{key}={value!r}" for key, value in given.items())
     weight = ', sample_weight=compute_sample_weight("balanced", y)' if run.balanced else ""
     kind = type(fitted)
-    module = ".".join(part for part in kind.__module__.split(".") if not part.startswith("_"))
-    imports = [f"from {module} import {kind.__name__}", "from mbjax import data"]
+    imports = [f"from {_public_module(kind)} import {kind.__name__}", "from mbjax import data"]
     if run.balanced:
         imports.insert(1, "from sklearn.utils.class_weight import compute_sample_weight")
     lines = [
@@ -134,6 +145,6 @@ def make_lines(run: plan.Run, fitted: Any, *, own: bool) -> str:
         f"model = {kind.__name__}({arguments})",
         f"model.fit(x, y{weight})",
         'new = dataset.preprocessing.transform(pd.read_csv("new.csv"))',
-        "print(model.predict_proba(new))",
+        "print(pd.DataFrame(model.predict_proba(new), columns=dataset.classes))",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -3,52 +3,25 @@
 import contextlib
 import functools
 import logging
-import math
 import os
 import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pandas as pd
 import tqdm
 
 from mbjax import atomic, data, sealed, versions
 from mbjax import config as config_lib
-from mbjax.compare import best, figures, folders, page, plan, work, workers
+from mbjax.compare import baselines, best, figures, folders, page, plan, schedule, work, workers
 from mbjax.compare import table as comparison
 from mbjax.options import shown
 from mbjax.report import paper
 from mbjax.types import Config, Dataset, UserError
 
 log = logging.getLogger("mbjax")
-
-
-FIRST = (  # what says most soonest, if the comparison is stopped
-    *("logistic_regression_balanced", "naive", "over", "metabalance", "no_adaptation"),
-    *("boosting", "boosting_balanced", "logistic_regression", "under"),
-)
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-class Limit:
-    """When a comparison begins nothing more: when as long a unit as the longest so far would not end in time.
-
-    Args:
-      minutes: from now; None for no limit.
-    """
-
-    def __init__(self, minutes: float | None):
-        self._end = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        self._longest = 0.0
-
-    def took(self, seconds: float) -> None:
-        self._longest = max(self._longest, seconds)
-
-    def is_over(self) -> bool:
-        return time.monotonic() + self._longest > self._end
 
 
 class Comparison(NamedTuple):
@@ -78,7 +51,7 @@ def run_comparison(
       dataset: what is trained and tested on, or a function of the seed that gives it, which worker processes get by
         pickle; if None, what the configuration names. To tune it needs a split `"validation"`.
       out: the comparison's folder.
-      rows: of `mbjax.compare.rows.ROWS`, or of the file's own; all if None.
+      rows: of `mbjax.compare.rows.ROWS`, of the file's own, or methods of other modules, `module:name`; all if None.
       seeds: how many, or which.
       tune: whether rows choose their settings on the validation split.
       **options: of `complete`: `select`, `jobs`, `backend`, `scheduler`, `shard`, `minutes`, `save_best`.
@@ -94,7 +67,7 @@ def run_comparison(
       >>> runs = mbjax.run_comparison(settings, dataset, rows=("naive", "metabalance"), out="runs/mine")
       >>> runs.groupby("row")["test_balanced_accuracy"].mean()
     """
-    task = plan.Task(config, tune=tune, dataset=dataset)
+    task = plan.Task(config, tune=tune, dataset=dataset, methods=plan.methods_in(rows))
     chosen = range(seeds) if isinstance(seeds, int) else seeds
     done = complete(task, names=plan.names_of(task, rows), seeds=chosen, out=pathlib.Path(out), **options)
     return comparison.frame_of(done.lines)
@@ -119,7 +92,7 @@ def complete(
     minutes: float | None = None,
     save_best: bool = False,
 ) -> Comparison:
-    """Does what is missing and writes the page, the table and figures.
+    """Does what is missing and writes the page, the table and figures, of what is there also if it is stopped.
 
     Args:
       task: what is compared on.
@@ -132,7 +105,7 @@ def complete(
       backend: joblib's name of what does them: `"loky"`, processes of this machine, or `"dask"` or `"ray"`, a cluster.
       scheduler: the address of a Dask scheduler; a cluster of this machine if empty.
       shard: `(i, n)`: only the i-th of n parts of the work.
-      minutes: after which nothing more is begun; the table then has the rows that are whole.
+      minutes: in which it ends; the table then has the rows that are whole.
       save_best: whether the model of the row that the page recommends is kept; see `mbjax.compare.best.save`.
 
     Returns:
@@ -141,7 +114,7 @@ def complete(
     Raises:
       UserError: a mistake in the configuration, data that no row can use, or nothing that ended well.
     """
-    limit = Limit(minutes)
+    pace = schedule.Pace(minutes, jobs)
     plan.check_options(task, names)
     loaded = _load_first(task, names[0], seeds[0])
     searches = [after for name in names if (after := task.rows[name].after) and after not in names]
@@ -152,31 +125,67 @@ def complete(
         runs = plan.distinct(planned())
         pool = workers.Pool(jobs, backend, scheduler)
         do_missing = functools.partial(
-            do_missing_runs, out=out, file=file, pool=pool, shard=shard, source=task.dataset, limit=limit
+            do_missing_runs, out=out, file=file, pool=pool, shard=shard, source=task.dataset, pace=pace
         )
-        do_missing(runs)
-        if searches:
-            runs = plan.distinct(planned(found=plan.found_settings(searches, runs, read(out), seeds)))
-            do_missing([run for run in runs if task.rows[run.row].after])
-        done = read(out)
-        left = dict.fromkeys(run.row for run in runs if run.key not in done)
-        if left:
-            log.warning("not done yet, and left out: %s; the same command does them", ", ".join(left))
-        lines = [{**done[run.key], "row": run.row} for run in runs if run.row not in left]
-        if not lines:
-            return Comparison("no row is whole yet\n", [])
-        if not runs[0].alone:
-            lines += [adjusted(line, row) for row in names if (like := task.rows[row].like) for line in lines
-                      if line["row"] == like and line["status"] == "ok"]  # fmt: skip
-        if all(line["status"] != "ok" for line in lines):
-            raise UserError(f"no run has ended well; the first: {lines[0]['reason']}")
-        table, facts = _write(task, loaded, lines, alone=runs[0].alone, select=select, out=out)
-        if facts and save_best:
-            use = task.rows[facts["use"]].like or facts["use"]
-            key = comparison.choose(comparison.frame_of(lines), facts["score"], select).query("row == @use")["key"]
-            run = next(run for run in runs if run.key in set(key))
-            log.info("the best, %s", best.save(run, task.rows[use].title, out, task.dataset))
-        return Comparison(table, lines, facts.get("answer", ""))
+        stopped = None
+        try:
+            _say_what_is_compared(runs, task, loaded, pace)
+            do_missing(runs)
+            if searches:
+                runs = plan.distinct(planned(found=plan.found_settings(searches, runs, read(out), seeds)))
+                if waited := [run for run in runs if task.rows[run.row].after]:
+                    do_missing(waited)
+        except KeyboardInterrupt as stop:  # Ctrl-C, SIGTERM: the table of what there is, and then the end
+            stopped = stop
+        done = _summarize(task, loaded, runs, names, seeds, select=select, out=out, save_best=save_best and not stopped)
+        if stopped:
+            log.info("%s", done.answer or done.table.strip())
+            raise stopped
+        return done
+
+
+def _say_what_is_compared(runs: Sequence[plan.Run], task: plan.Task, loaded: Dataset, pace: schedule.Pace) -> None:
+    """What is going to be done; and what cannot be, for a package is missing."""
+    names = [name for name in dict.fromkeys(run.row for run in runs) if task.rows[name].family != "search"]
+    seeds = len({run.seed for run in runs})
+    limit = "" if pace.minutes is None else f", for at most {pace.minutes:.2g} minutes"
+    log.info("comparing %d rows on %s, each with %d seeds%s", len(names), loaded.source, seeds, limit)
+    for note in loaded.notes:
+        log.info("%s", note)
+    lack = {name: package for name in names if (package := baselines.missing_package(task.rows[name].estimator))}
+    if lack:
+        packages = ", ".join(dict.fromkeys(lack.values()))
+        log.warning("no %s: %s not installed (pip install 'mbjax[trees]')", ", ".join(lack), packages)
+
+
+def _summarize(
+    task: plan.Task, loaded: Dataset, runs: Sequence[plan.Run], names: Sequence[str], seeds: Sequence[int], *,
+    select: str, out: pathlib.Path, save_best: bool,
+) -> Comparison:  # fmt: skip
+    """Writes the tables and the page of the runs that have ended."""
+    done = read(out)
+    shown, common, left = schedule.whole(runs, done, seeds)
+    left = [name for name in names if name in left or task.rows[name].after in left]
+    if left:
+        log.warning("not done yet, and left out: %s; the same command does them", ", ".join(left))
+    if shown and len(common) < len(seeds):
+        log.warning("the table has %d of the %d seeds, those that all its rows have done", len(common), len(seeds))
+    lines = [{**done[run.key], "row": run.row} for run in runs if run.row in shown and run.seed in common]
+    if not lines:
+        return Comparison("no row is whole yet\n", [])
+    if not runs[0].alone:
+        lines += [adjusted(line, row) for row in names if (like := task.rows[row].like) for line in lines
+                  if line["row"] == like and line["status"] == "ok"]  # fmt: skip
+    if all(line["status"] != "ok" for line in lines):
+        raise UserError(f"no run has ended well; the first: {lines[0]['reason']}")
+    left = [task.rows[row].title for row in left]
+    table, facts = _write(task, loaded, lines, left, alone=runs[0].alone, select=select, out=out)
+    if facts and save_best:
+        use = task.rows[facts["use"]].like or facts["use"]
+        key = comparison.choose(comparison.frame_of(lines), facts["score"], select).query("row == @use")["key"]
+        run = min((run for run in runs if run.key in set(key)), key=lambda run: run.seed)
+        log.info("the best, %s", best.save(run, task.rows[use].title, out, task.dataset))
+    return Comparison(table, lines, facts.get("answer", ""))
 
 
 def _load_first(task: plan.Task, name: str, seed: int) -> Dataset:
@@ -195,8 +204,9 @@ def _load_first(task: plan.Task, name: str, seed: int) -> Dataset:
 
 
 def _write(
-    task: plan.Task, loaded: Dataset, lines: list[dict[str, Any]], *, alone: bool, select: str, out: pathlib.Path
-) -> tuple[str, dict[str, Any]]:
+    task: plan.Task, loaded: Dataset, lines: list[dict[str, Any]], left: Sequence[str], *, alone: bool, select: str,
+    out: pathlib.Path,
+) -> tuple[str, dict[str, Any]]:  # fmt: skip
     """Writes the tables, the figures and the page; returns the table and the page's numbers."""
     # The paper has no figures for data of one's own.
     name = task.config(lines[0]["row"]).task if task.dataset is None else loaded.source
@@ -208,7 +218,9 @@ def _write(
         figures.plot_pairs(lines, out / "pairs.png", **shared)
     atomic.write_text(out / "table.md", table)
     atomic.write_text(out / "times.md", comparison.make_times(lines, task.rows))
-    compared = page.Compared(lines, task.rows, name, select, loaded.overlap, paper.of(name, task.scenario))
+    compared = page.Compared(
+        lines, task.rows, loaded.source, select, loaded.overlap, paper.of(name, task.scenario), left, loaded.notes
+    )
     return table, page.leave(out, compared)
 
 
@@ -236,46 +248,43 @@ def do_missing_runs(
     pool: workers.Pool,
     shard: tuple[int, int] | None,
     source: plan.Source,
-    limit: Limit,
+    pace: schedule.Pace,
 ) -> None:
     """Does the runs that have not ended well yet; the arguments are those of `complete`.
 
     Args:
       file: in `out`, for the lines.
       source: of `Task.dataset`.
-      limit: when nothing more is begun.
+      pace: what is begun in what time.
     """
-    units = plan.units_of(runs)
-    # After those of FIRST the largest, so that no process ends long before the others; a shard takes every n-th.
-    units.sort(key=lambda unit: (FIRST.index(unit[0].row) if unit[0].row in FIRST else len(FIRST), -len(unit)))
-    if shard:
+    units = schedule.units_of(runs, limited=pace.minutes is not None)
+    if shard:  # every n-th
         units = units[shard[0] :: shard[1]]
     ended = {key for key, line in read(out).items() if line["status"] == "ok"}
-    units = [left for unit in units if (left := [run for run in unit if run.key not in ended])]
+    left = dict(enumerate(own for unit in units if (own := [run for run in unit if run.key not in ended])))
     code = versions.commit()
-    total = sum(map(len, units))
-    log.info("%d runs to do, of %d rows; %d are done", total, len({u[0].row for u in units}), len(runs) - total)
-    progress = tqdm.tqdm(total=total, unit="run", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    total = sum(map(len, left.values()))
+    log.info("%d runs to do, of %d rows; %d are done", total, len({u[0].row for u in left.values()}), len(runs) - total)
     do = functools.partial(_timed, functools.partial(work.do, code=code, out=out, source=source))
-    lost = lambda unit: (work.lost(unit, code), 0.0)  # noqa: E731
-    started, done = time.monotonic(), 0
+    lost = lambda piece: (piece[0], work.lost(piece[1], code), 0.0)  # noqa: E731
+    fits = lambda piece: pace.fits(piece[1])  # noqa: E731
+    form = "{l_bar}{bar}| {n_fmt}/{total_fmt} runs, {elapsed} so far{postfix}"
+    progress = tqdm.tqdm(total=total, disable=not sys.stderr.isatty(), dynamic_ncols=True, bar_format=form)
     with progress:
-        for number, (lines, seconds) in enumerate(pool.map(do, units, lost=lost, is_over=limit.is_over), 1):
+        for number, lines, seconds in pool.map(do, [*left.items()], lost=lost, fits=fits, end=pace.end):
             append(file, lines)
-            limit.took(seconds)
-            done += len(lines)
+            pace.took(left.pop(number), seconds)
+            row, rest = lines[0]["row"], pace.rest([*left.values()])
             progress.update(len(lines))
-            progress.set_postfix_str(lines[0]["row"])
+            progress.set_postfix_str(f"{row}; {rest}")
             if progress.disable:
-                left = (time.monotonic() - started) / done * (total - done) / 60
-                row, runs_done = lines[0]["row"], len(lines)
-                log.info("%d of %d units: %s, %d runs; about %.0f min left", number, len(units), row, runs_done, left)
+                log.info("%s: %d runs in %.0f s; %s", row, len(lines), seconds, rest)
 
 
-def _timed(do: Callable[[T], R], unit: T) -> tuple[R, float]:
-    """What `do` gives, and the seconds that it took."""
+def _timed(do: Callable[[Any], list[Any]], piece: tuple[int, Any]) -> tuple[int, list[Any], float]:
+    """The number of a unit, what `do` gives of it, and the seconds that it took."""
     started = time.monotonic()
-    return do(unit), time.monotonic() - started
+    return piece[0], do(piece[1]), time.monotonic() - started
 
 
 def adjusted(line: Mapping[str, Any], row: str) -> dict[str, Any]:

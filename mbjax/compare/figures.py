@@ -24,35 +24,45 @@ MARKS = {"baseline": "o", "metabalance": "D", "control": "v", "reference": "s"}
 
 
 def comparison(rows: Sequence[Mapping[str, Any]], *, score: str, use: str) -> Figure:
-    """Every row's mean test score with its standard error, the best on top, and the paper's figure beside it.
+    """Every row's mean test score, the best on top, and the paper's figure beside it.
+
+    What is recommended has a line down the figure. The interval of any other row is that of its difference from it,
+    paired by seed: where it touches the line, the two cannot be told apart. Intervals of the means themselves would be
+    wider, for splits differ more than rows do on the same split.
 
     Args:
-      rows: the best first: `name`, `title`, `family`, `mean`, `error` (None of one seed), and `paper` where the paper
-        has a figure.
+      rows: the best first: `name`, `title`, `family`, `mean`, `from_use` (`mean` and `half` of the difference, None of
+        one seed), and `paper` where the paper has a figure.
       score: as the axis says it.
       use: the name of the row that is recommended.
     """
     rows = rows[::-1]
-    figure = Figure(figsize=(6.4, 0.25 * len(rows) + 1.2))
+    figure = Figure(figsize=(4.8, 0.25 * len(rows) + 1.2))
     axes: Axes = figure.subplots()
-    left = _left_limit(np.array([row["mean"] for row in rows]))
+    left = _left_limit(rows)
+    base = next(row["mean"] for row in rows if row["name"] == use)
     labelled: set[str] = set()
     for place, row in enumerate(rows):
         if left is not None and row["mean"] < left:
             axes.annotate(f"◂ {row['mean']:.3f}", (left, place), fontsize=8, va="center", clip_on=False)
             continue
-        family = row["family"]
+        family, difference = row["family"], row.get("from_use") or {}
+        apart, half = difference.get("mean"), difference.get("half")
         label = None if family in labelled else FAMILIES[family]
         labelled.add(family)
-        axes.errorbar(row["mean"], place, xerr=row["error"] or 0, fmt=MARKS[family], color=COLORS[family], label=label,
-                      markersize=5)  # fmt: skip
+        axes.errorbar(row["mean"] if apart is None else base + apart, place, xerr=half or 0, fmt=MARKS[family],
+                      color=COLORS[family], label=label, markersize=8 if row["name"] == use else 5)  # fmt: skip
         if row.get("paper") is not None:
             axes.plot(row["paper"], place, "x", color=INK, label=None if PAPER in labelled else PAPER)
             labelled.add(PAPER)
+    intervals = any((row.get("from_use") or {}).get("half") is not None for row in rows)
+    axes.axvline(base, color=INK, linewidth=1, linestyle=":")
     axes.set_yticks(range(len(rows)), [shorten_title(row["title"]) for row in rows], fontsize=8)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         tick.set_fontweight("bold" if row["name"] == use else "normal")
-    axes.set(xlabel=f"test {score}, mean ± standard error", ylim=(-0.7, len(rows) - 0.3))
+    bars = "; bars: 95% interval of the difference from the dotted line" if intervals else ""
+    figure.supxlabel(f"test {score}{bars}", fontsize=8)
+    axes.set(ylim=(-0.7, len(rows) - 0.3))
     axes.set_xlim(left=left)
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda n: [*FAMILIES.values(), PAPER].index(labels[n]))
@@ -63,14 +73,16 @@ def comparison(rows: Sequence[Mapping[str, Any]], *, score: str, use: str) -> Fi
 
 def shorten_title(title: str) -> str:
     """A row's title that fits beside a figure."""
-    return title if len(title) <= 40 else f"{title[:38]}…"
+    return title if len(title) <= 34 else f"{title[:32].rstrip(' (,')}…"
 
 
-def _left_limit(means: np.ndarray) -> float | None:
+def _left_limit(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Where the axis of scores begins, if rows that have failed would press the others together."""
+    means = np.array([row["mean"] for row in rows])
+    halves = np.array([(row.get("from_use") or {}).get("half") or 0.0 for row in rows])
     low, middle = np.quantile(means, [0.25, 0.5])
-    limit = middle - 8 * (middle - low)
-    return float(limit) if means.min() < limit else None
+    shown = means >= middle - max(8 * (middle - low), 4 * np.median(halves))
+    return None if shown.all() else float((means - halves)[shown].min() - 0.05 * np.ptp(means[shown]))
 
 
 def plot_pairs(lines: Sequence[Mapping[str, Any]], file: pathlib.Path, *, rows: Mapping[str, Row], task: str) -> bool:

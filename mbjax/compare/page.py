@@ -36,10 +36,12 @@ class Compared:
     Attributes:
       lines: of `results.jsonl`, some of them good.
       rows: the task's.
-      task: its name, for the title.
+      task: the data's name, for the title.
       select: what settings were chosen on, `"validation"` or `"test"`.
       overlap: of the seeds' splits, see `mbjax.report.tables.paired_difference`.
       paper: the paper's scores and their errors by row, where it has any.
+      left: the titles of rows that are not done yet.
+      notes: of the data; warnings among them are shown before all else.
     """
 
     lines: Sequence[Mapping[str, Any]]
@@ -48,6 +50,8 @@ class Compared:
     select: str
     overlap: float
     paper: Mapping[str, tuple[float, float | None]]
+    left: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def leave(out: pathlib.Path, compared: Compared) -> dict[str, Any]:
@@ -69,8 +73,7 @@ def write(out: pathlib.Path, compared: Compared) -> dict[str, Any]:
     facts["answer"] = " ".join(words.answer().striptags().split())
     with theme.drawing():
         figure = figures.comparison(facts["rows"], score=facts["title"], use=facts["use"])
-        alt = f"Mean test {facts['title']} of every row with its standard error, the best on top; the table has them."
-        chart = theme.chart(figure, "comparison", "Every row", alt, folder=out)
+        chart = theme.chart(figure, "comparison", "Every row", _alt(facts), folder=out)
     atomic.write_text(out / page.FACTS, sealed.dumps(facts, indent=2) + "\n")
     text = templates.get_template("comparison.html").render(
         **shown, chart=chart, more=MORE, versions=versions.packages(), title=f"Comparison on {compared.task}"
@@ -79,11 +82,22 @@ def write(out: pathlib.Path, compared: Compared) -> dict[str, Any]:
     return facts
 
 
+def _alt(facts: Mapping[str, Any]) -> str:
+    """What the figure shows, in words."""
+    text = f"Mean test {facts['title']} of every row, the best on top."
+    if not facts["decided"]:
+        return f"{text} The dotted line is the row that is recommended."
+    return (
+        f"{text} The dotted line is the row that is recommended, bars are 95% intervals of the difference from it, "
+        "paired by seed: a row whose bar touches the line cannot be told from it."
+    )
+
+
 def facts_of(compared: Compared) -> dict[str, Any]:
     """The numbers of the page, as JSON can hold them."""
     rows, lines = compared.rows, compared.lines
     runs: Any = tables_lib.frame_of(lines)
-    score = tables_lib.score_of(runs)
+    score, trained = tables_lib.score_of(runs), runs.drop_duplicates("key")  # some rows share theirs
     tuned = f"validation_{score}" in runs
     chosen: Any = tables_lib.choose(runs, score, compared.select)
     groups = {name: chosen[chosen["row"] == name].set_index("seed") for name in tables_lib.shown(chosen, rows)}
@@ -94,11 +108,12 @@ def facts_of(compared: Compared) -> dict[str, Any]:
         "score": score, "title": TITLES[score], "task": compared.task,
         "by": "validation" if by_validation else "test",
         "how": tables_lib.how_chosen(tuned, compared.select).replace("**", ""),
-        "seeds": int(chosen["seed"].nunique()), "runs": len(runs), "interval": tables.interval_note(compared.overlap),
-        "seconds": float(runs["seconds"].sum()),
-        "data": sorted({line["data"] for line in lines if line.get("data")}),
+        "seeds": int(chosen["seed"].nunique()), "runs": len(trained),
+        "interval": tables.interval_note(compared.overlap), "seconds": float(trained["seconds"].sum()),
         "code": sorted({line["code"] for line in lines}),
-        "failed": _failures(lines, groups, rows),
+        "failed": _failures(lines, groups, rows), "left": list(compared.left),
+        "warnings": [note for note in compared.notes if note.startswith("warning")],
+        "notes": [note for note in compared.notes if not note.startswith("warning")],
     }  # fmt: skip
     facts |= advise(groups, rows, merit, f"test_{score}", compared.overlap)
     total = runs.groupby("row")["seconds"].sum()
@@ -169,7 +184,7 @@ def _row(
     group, score, row = groups[name], f"test_{facts['score']}", compared.rows[name]
     about: dict[str, Any] = {
         "name": name, "title": row.title, "family": row.family, "seeds": len(group),
-        **dict(zip(("mean", "error"), _mean(group[score]), strict=True)),
+        **_mean(group[score], compared.overlap),
         "seconds": float(group["seconds"].mean()), "total_seconds": total,
         "settings": tables_lib.settings_of(group["settings"]) if tuned else "",
     }  # fmt: skip
@@ -180,14 +195,16 @@ def _row(
             about[f"from_{other}"] = {"mean": _finite(mean), "half": _finite(half), "seeds": seeds}
     for more in MORE:
         if f"test_{more}" in group and group[f"test_{more}"].notna().any():
-            about[more] = dict(zip(("mean", "error"), _mean(group[f"test_{more}"]), strict=True))
+            about[more] = _mean(group[f"test_{more}"], compared.overlap)
     if name in compared.paper:
         about["paper"] = compared.paper[name][0]
     return about
 
 
-def _mean(values: Any) -> tuple[float, float | None]:
-    return float(values.mean()), _finite(values.sem()) if len(values) > 1 else None
+def _mean(values: Any, overlap: float) -> dict[str, float | None]:
+    """The mean over seeds and half of its 95% interval, as of a difference from nothing."""
+    mean, half, _ = tables.paired_difference(values, 0 * values, overlap)
+    return {"mean": float(mean), "half": _finite(half)}
 
 
 def _finite(value: float) -> float | None:

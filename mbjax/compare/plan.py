@@ -38,6 +38,7 @@ class Task:
       tune: whether rows choose from their grids on validation data; else they have the configuration's settings.
       dataset: what is trained and tested on, or a function of the seed that gives it; if None, what the configuration
         names. Worker processes get it by pickle.
+      methods: of other modules, `module:name`, which are rows, too.
     """
 
     file: str | Config
@@ -45,6 +46,7 @@ class Task:
     scenario: str = ""
     tune: bool = True
     dataset: Source = None
+    methods: tuple[str, ...] = ()
 
     @functools.cached_property
     def module(self) -> Any:
@@ -62,7 +64,8 @@ class Task:
     def rows(self) -> Mapping[str, Row]:
         """The rows by name."""
         own = getattr(self.module, "ROWS", None)
-        return {**ROWS, **TABULAR} if own is None else {name: _row(name, changes) for name, changes in own.items()}
+        rows = {**ROWS, **TABULAR} if own is None else {name: _row(name, changes) for name, changes in own.items()}
+        return {**rows, **{name: Row(name, "baseline", {"method": name}) for name in self.methods}}
 
     @property
     def grid(self) -> Mapping[str, Sequence[Any]]:
@@ -73,6 +76,7 @@ class Task:
         """The configuration of a row; of a reference, the task's for plain training."""
         row = self.rows[name]
         word = name if hasattr(self.module, "ROWS") else row.changes.get("method", "erm")
+        word = "erm" if name in self.methods else word
         takes_name = bool(inspect.signature(self.module.get_config).parameters)
         word = f"{self.scenario},{word}" if self.scenario else word
         config = self.module.get_config(word) if takes_name else self.module.get_config()
@@ -107,13 +111,18 @@ def load(source: Source, config: Config) -> Dataset:
     return dataset
 
 
+def methods_in(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Those of the names that are methods of other modules, `module:name`."""
+    return tuple(name for name in names or () if ":" in name)
+
+
 def names_of(task: Task, names: Sequence[str] | None) -> list[str]:
     """The names of rows, all if None, and of those whose runs they take."""
     if names is None:
         names = [name for name, row in task.rows.items() if row.family != "search" and name not in TABULAR]
     for name in names:
         if name not in task.rows:
-            raise UserError(f"--methods={name}: choose among all, {', '.join(task.rows)}")
+            raise UserError(f"--methods={name}: choose among all, {', '.join(task.rows)}, or MODULE:NAME")
     return [*names, *(like for name in names if (like := task.rows[name].like) and like not in names)]
 
 
@@ -249,8 +258,13 @@ def found_settings(
     return found
 
 
-def units_of(runs: Sequence[Run]) -> list[list[Run]]:
-    """Groups runs into what a process does at a time: one run, or those of a row that one program trains together."""
+def units_of(runs: Sequence[Run], seeds: Mapping[str, int] | None = None) -> list[list[Run]]:
+    """Groups runs into what a process does at a time: one run, or those of a row that one program trains together.
+
+    Args:
+      runs: in any order.
+      seeds: how many of a row are trained together, by its name; else `SEEDS_PER_UNIT`.
+    """
     groups: dict[Any, list[Run]] = {}
     for run in runs:
         if run.alone:
@@ -261,5 +275,6 @@ def units_of(runs: Sequence[Run]) -> list[list[Run]]:
             apart = [pair for pair in apart if pair[0] != "support.sampler"]  # a row of the search over pairs
         if run.estimator:
             apart = []
-        groups.setdefault((run.row, str(apart), run.seed // SEEDS_PER_UNIT, run.group), []).append(run)
+        together = (seeds or {}).get(run.row, SEEDS_PER_UNIT)
+        groups.setdefault((run.row, str(apart), run.seed // together, run.group), []).append(run)
     return list(groups.values())

@@ -11,7 +11,7 @@ import numpy as np
 
 from mbjax import config as config_lib
 from mbjax import data
-from mbjax.compare import driver, plan, suite_page, work, workers
+from mbjax.compare import driver, plan, schedule, suite_page, work, workers
 from mbjax.compare.suite_page import Study, TableFacts
 from mbjax.compare.tabular_rows import SUITE
 from mbjax.data.tables.suites import SUITES
@@ -56,7 +56,7 @@ def complete(
     Raises:
       UserError: a mistake in the configuration, no table that can be used, or nothing that ended well.
     """
-    limit = driver.Limit(minutes)
+    pace = schedule.Pace(minutes, jobs)
     names = plan.names_of(task, SUITE if names is None else names)
     plan.check_options(task, names)
     pool = workers.Pool(jobs, backend, scheduler)
@@ -64,7 +64,7 @@ def complete(
     with driver.locked(out, shard):
         driver.read(out, say=True)
         runs, facts, problems = _plan(task, suite, names, tables, seeds)
-        driver.do_missing_runs(runs, out=out, file=file, pool=pool, shard=shard, source=None, limit=limit)
+        driver.do_missing_runs(runs, out=out, file=file, pool=pool, shard=shard, source=None, pace=pace)
         done = driver.read(out)
         lines = [{**done[run.key], "row": run.row, "table": work.table_of(run)} for run in runs if run.key in done]
         left = len(runs) - len(lines)

@@ -2,9 +2,11 @@
 
 import functools
 import json
+import logging
 import math
 import pathlib
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,21 +21,43 @@ from mbjax.evaluation import calibration, decisions, evaluate, metrics
 from mbjax.train import population
 from mbjax.types import Dataset, UserError, first_line
 
+log = logging.getLogger("mbjax")
+
 
 def do(unit: Sequence[Run], code: str, out: pathlib.Path, source: Source = None) -> list[dict[str, Any]]:
     """Does the runs of a unit, on the data of `Task.dataset`; a run that cannot be done gets a line that says why."""
-    if unit[0].estimator:
-        return [_line(run, code, _fit(run, source)) for run in unit]
-    if unit[0].alone:
-        return [_line(run, code, _train_alone(run, out, source)) for run in unit]
     lines = []
+    for runs in _programs(unit):
+        try:
+            lines += [_line(run, code, outcome) for run, outcome in _outcomes(runs, out, source)]
+        except OSError:  # a full disk is nothing that other runs could do without
+            raise
+        except Exception as error:  # of a part of the user's own, or a mistake of ours: the other rows go on
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            log.warning("%s failed: %s", runs[0].row, reason)
+            failed = {"status": "failed", "reason": reason, "trace": traceback.format_exc()}
+            lines += [_line(run, code, failed) for run in runs]
+    return lines
+
+
+def _programs(unit: Sequence[Run]) -> list[list[Run]]:
+    """The runs of a unit that one program trains."""
+    if unit[0].estimator or unit[0].alone:
+        return [[run] for run in unit]
     programs: dict[str, list[Run]] = {}
     for run in unit:
         apart = {key: value for key, value in run.settings.items() if key not in population.NUMBERS}
         programs.setdefault(json.dumps(apart), []).append(run)
-    for runs in programs.values():
-        lines += [_line(run, code, outcome) for run, outcome in _train(runs, source)]
-    return lines
+    return [*programs.values()]
+
+
+def _outcomes(runs: Sequence[Run], out: pathlib.Path, source: Source) -> Iterator[tuple[Run, dict[str, Any]]]:
+    first = runs[0]
+    if first.estimator:
+        return iter([(first, _fit(first, source))])
+    if first.alone:
+        return iter([(first, _train_alone(first, out, source))])
+    return _train(runs, source)
 
 
 def _train_alone(run: Run, out: pathlib.Path, source: Source) -> dict[str, Any]:
@@ -69,9 +93,11 @@ def _train(runs: Sequence[Run], source: Source) -> Iterator[tuple[Run, dict[str,
         except UserError as error:
             yield from ((run, {"status": "failed", "reason": str(error)}) for run in own)
             continue
-        # After a kill in the middle, seeds may lack different settings.
-        built.setdefault(tuple(json.dumps(run.settings) for run in own), []).append((split, experiment))
-    for texts, group in built.items():
+        # After a kill in the middle, seeds may lack different settings; and where a category is so rare that not every
+        # training part has it, seeds have different columns.
+        texts, shape = tuple(json.dumps(run.settings) for run in own), experiment.dataset.train.x.shape[1:]
+        built.setdefault((texts, shape, len(experiment.dataset.classes)), []).append((split, experiment))
+    for (texts, *_), group in built.items():
         splits, experiments = zip(*group, strict=True)
         settings = [{k: v for k, v in json.loads(t).items() if k in population.NUMBERS} for t in texts]
         trained = population.train_population(

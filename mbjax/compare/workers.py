@@ -5,8 +5,8 @@ import concurrent.futures
 import contextlib
 import fcntl
 import importlib
-import itertools
 import logging
+import math
 import os
 import pathlib
 import signal
@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -25,6 +26,8 @@ from mbjax.types import UserError
 log = logging.getLogger("mbjax")
 T = TypeVar("T")
 R = TypeVar("R")
+# joblib's, of a process that has grown and gives way to a new one; one that is killed gets a line of ours.
+warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
 _TRIES = 2  # of a piece of work whose process is killed
 
 
@@ -32,7 +35,7 @@ class Pool:
     """Processes that do independent pieces of work.
 
     Args:
-      jobs: how many; with 1 on this machine, the work is done in this process.
+      jobs: how many; with 1 on this machine, the work is done in this process, unless it has an end.
       backend: joblib's name: `"loky"` for processes of this machine; `"dask"` or `"ray"` for a cluster's, which find
         mbjax installed and the data where the configuration says.
       scheduler: the address of a Dask scheduler, `"tcp://HOST:PORT"`; a cluster of this machine if empty.
@@ -43,6 +46,7 @@ class Pool:
 
     def __init__(self, jobs: int, backend: str = "loky", scheduler: str = ""):
         self._jobs, self._backend, self._scheduler = jobs, backend, scheduler
+        self._begun: Any = jobs if backend == "loky" else "n_jobs"  # at a time
         packages = {"loky": "joblib", "dask": "distributed", "ray": "ray.util.joblib"}
         if backend not in packages:
             raise UserError(f"--backend={backend}: choose one of {', '.join(packages)}")
@@ -57,7 +61,8 @@ class Pool:
         pieces: Sequence[T],
         *,
         lost: Callable[[T], R],
-        is_over: Callable[[], bool] = lambda: False,
+        fits: Callable[[T], bool] = lambda piece: True,
+        end: float = math.inf,
     ) -> Iterator[R]:
         """Yields `function(piece)` of every piece, in the order in which they are done.
 
@@ -68,21 +73,26 @@ class Pool:
           function: does a piece.
           pieces: in the order in which they are begun.
           lost: see above.
-          is_over: whether no further piece is to be begun; those that were begun end.
+          fits: whether a piece is still to be begun, asked when it is its turn.
+          end: the time (`time.time()`) at which this machine's processes leave whatever they do; a cluster's end what
+            they have begun.
         """
-        if self._jobs == 1 and self._backend == "loky":
-            yield from map(function, itertools.takewhile(lambda _: not is_over(), pieces))
+        if self._jobs == 1 and self._backend == "loky" and end == math.inf:
+            yield from map(function, filter(fits, pieces))
             return
         left, tries = dict(enumerate(pieces)), collections.Counter()
-        with self._settings():
-            while left and not is_over():
+        with self._settings(end):
+            while left:
                 begun: list[int] = []
-                parallel: Any = joblib.Parallel(return_as="generator_unordered", pre_dispatch="n_jobs")
+                parallel: Any = joblib.Parallel(return_as="generator_unordered", pre_dispatch=self._begun)
                 try:
-                    for number, result in parallel(self._calls(function, left, begun, is_over)):
+                    for number, result in parallel(self._calls(function, left, begun, fits)):
                         del left[number]
                         yield result
+                    return
                 except concurrent.futures.BrokenExecutor:
+                    if time.time() >= end:
+                        return
                     for number in [number for number in begun if number in left]:
                         tries[number] += 1
                         if tries[number] == _TRIES:
@@ -90,16 +100,15 @@ class Pool:
                     log.warning("a process was killed; what it did is done again")
 
     def _calls(
-        self, function: Callable[[T], R], left: dict[int, T], begun: list[int], is_over: Callable[[], bool]
+        self, function: Callable[[T], R], left: dict[int, T], begun: list[int], fits: Callable[[T], bool]
     ) -> Iterator[Any]:
         for number, piece in [*left.items()]:
-            if is_over():
-                return
-            begun.append(number)
-            yield joblib.delayed(_numbered)(number, function, piece)
+            if fits(piece):
+                begun.append(number)
+                yield joblib.delayed(_numbered)(number, function, piece)
 
     @contextlib.contextmanager
-    def _settings(self) -> Iterator[None]:
+    def _settings(self, end: float) -> Iterator[None]:
         if self._backend == "dask":
             with self._package.Client(self._scheduler or None), joblib.parallel_config(backend="dask"):
                 yield
@@ -110,8 +119,11 @@ class Pool:
                 yield
             return
         with tempfile.TemporaryDirectory(prefix="mbjax-cores-") as folder:
-            start = {"initializer": _start, "initargs": (folder, self._jobs, os.getpid())}
-            with joblib.parallel_config(backend="loky", n_jobs=self._jobs, **start):
+            start = {"initializer": _start, "initargs": (folder, self._jobs, os.getpid(), end)}
+            # Of one process joblib would make none but this one, which nothing could stop: a second is idle then.
+            count = max(2, self._jobs)
+            threads = max(1, joblib.cpu_count() // self._jobs)  # of OpenMP and BLAS, whatever the environment says
+            with joblib.parallel_config(backend="loky", n_jobs=count, inner_max_num_threads=threads, **start):
                 yield
 
 
@@ -122,17 +134,17 @@ def _numbered(number: int, function: Callable[[T], R], piece: T) -> tuple[int, R
 _core: Any = None  # the open file whose lock says which share of the cores this process has
 
 
-def _start(folder: str, jobs: int, parent: int) -> None:
+def _start(folder: str, jobs: int, parent: int, end: float) -> None:
     """Gives a process its share of the machine: many threads of many processes would wait for one another."""
     global _core
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     for number in range(jobs):  # a killed process leaves its share to the one that takes its place
-        _core = pathlib.Path(folder, str(number)).open("w")  # noqa: SIM115
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the share is another's, or all has ended
+            _core = pathlib.Path(folder, str(number)).open("w")  # noqa: SIM115
             fcntl.flock(_core, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _take(number, jobs)
             break
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_leave_with, args=(parent, end), daemon=True).start()
     cli.show_log()
     programs.keep()
 
@@ -155,8 +167,8 @@ def _gpus() -> list[str]:
     return []
 
 
-def _leave_with(parent: int) -> None:
-    """A process whose parent was killed would else wait for work for minutes."""
-    while os.getppid() == parent:
+def _leave_with(parent: int, end: float) -> None:
+    """A process whose parent was killed would else wait for work for minutes; and at its end it leaves, too."""
+    while os.getppid() == parent and time.time() < end:
         time.sleep(1)
     os._exit(1)

@@ -164,6 +164,8 @@ def _no_model(place: Path) -> str:
     try:
         result = json.loads((place / "result.json").read_text())
     except (OSError, ValueError):
+        if (place / "make.py").is_file():  # a comparison's best
+            return f"{place} has no model of mbjax's: make.py there, or pipeline.skops, predicts"
         waits = (place / "config.json").is_file()
         return f"{place} has no model: " + ("its run is not finished" if waits else "name a finished run's folder")
     if "groups" in result.get("data", {}):

@@ -28,7 +28,6 @@ def describe(result: dict[str, Any]) -> str:
     lines = [
         f"{result['method']} on {result['task']} ({data['source']}), seed {result['seed']}: "
         f"{result['updates']} updates in {result['seconds']:.1f} s on {result['device']}",
-        *(f"note: {note}" for note in data["notes"]),
         "training examples: " + _by_class(names, counts["train"]),
     ]
     if "rank1_accuracy" in test:

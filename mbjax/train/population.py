@@ -73,7 +73,7 @@ def train_population(
     if unknown := {key for setting in settings for key in setting} - set(NUMBERS):
         raise ValueError(f"settings {sorted(unknown)}: runs of one program can differ in {', '.join(NUMBERS)}")
     together = mode == "together" or (mode == "auto" and _pays(experiments[0]))
-    log.info("%d runs %s", len(experiments) * len(settings), "together, as one" if together else "in turn")
+    log.debug("%d runs %s", len(experiments) * len(settings), "together, as one" if together else "in turn")
     started = time.perf_counter()
     states = (_together if together else _in_turn)(experiments, seeds, settings, updates_per_call)
     jax.block_until_ready(jax.tree.leaves([[s.params for s in row] for row in states]))

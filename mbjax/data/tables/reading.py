@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,11 +34,13 @@ class Raw:
       frame: its rows; columns are text where `dialect` says so.
       dialect: how a CSV file is written; None of other files, whose columns have types.
       notes: what the reader of a result must know.
+      origin: the data row of the file, counted from 1, of each row: empty ones were left out.
     """
 
     frame: pd.DataFrame
     dialect: Dialect | None
     notes: tuple[str, ...]
+    origin: np.ndarray
 
 
 def read(
@@ -84,13 +87,17 @@ def read(
     frame = frame.rename(columns=str)
     if not frame.columns.is_unique:
         raise UserError(f"{path} has two columns named {frame.columns[frame.columns.duplicated()][0]!r}: rename one")
-    notes = list(dialect.notes if dialect else ())
+    notes, origin = list(dialect.notes if dialect else ()), np.arange(1, len(frame) + 1)
     if form in ("csv", "excel"):
+        empty = _empty_rows(frame)
+        if empty.any():
+            frame, origin = frame.loc[~empty].reset_index(drop=True), origin[~empty]
+            notes.append(f"{empty.sum()} empty rows left out")
         frame, more = _without_totals(frame, csv["footer"])
         notes += more
     if not len(frame):
         raise UserError(f"{path} has no rows")
-    return Raw(frame, dialect, tuple(notes))
+    return Raw(frame, dialect, tuple(notes), origin[: len(frame)])
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -210,24 +217,21 @@ def _arrow(path: Path) -> Iterator[pd.DataFrame]:
         yield from (file.get_batch(place).to_pandas() for place in range(file.num_record_batches))
 
 
+def _empty_rows(frame: pd.DataFrame) -> np.ndarray:
+    if not frame.shape[1] or not frame.iloc[:, 0].isna().any():  # the first column tells most tables' quickly
+        return np.zeros(len(frame), bool)
+    return frame.isna().all(axis=1).to_numpy()
+
+
 def _without_totals(frame: pd.DataFrame, footer: int) -> tuple[pd.DataFrame, list[str]]:
-    """The rows without those that are empty, and without the totals at the end; notes say which were left out."""
-    notes = []
-    some = frame.iloc[:, 0].isna() if frame.shape[1] else pd.Series(dtype=bool)
-    if some.any():
-        empty = frame.isna().all(axis=1)
-        if empty.any():
-            frame, notes = frame.loc[~empty].reset_index(drop=True), [f"{empty.sum()} empty rows left out"]
+    """The rows without the totals at the end; a note says what was left out."""
     if footer > 0:
-        return frame.iloc[: max(len(frame) - footer, 0)], [*notes, f"the last {footer} rows left out"]
+        return frame.iloc[: max(len(frame) - footer, 0)], [f"the last {footer} rows left out"]
     if footer < 0 and len(frame) > 1:
         words = [(name, value) for name, value in frame.iloc[-1].items() if isinstance(value, str)]
         for name, value in words:
             before = frame[name].iloc[:-1]
             if value.strip(" :").lower() in _TOTALS and not (before == value).any():
                 kept = "--config.data.csv.footer=0 keeps it"
-                return frame.iloc[:-1], [
-                    *notes,
-                    f"the last row, {value.strip()!r} in column {name!r}, left out: {kept}",
-                ]
-    return frame, notes
+                return frame.iloc[:-1], [f"the last row, {value.strip()!r} in column {name!r}, left out: {kept}"]
+    return frame, []

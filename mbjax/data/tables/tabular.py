@@ -79,7 +79,7 @@ def load(
     return from_frame(
         frame, target, source=file.name, seed=seed, dropped=dropped, learned=learned, notes=raw.notes, treatments=given,
         csv={key: value for key, value in dict(csv.items()).items() if value != DEFAULTS[key]}, group=group, time=time,
-        scaling=scaling, encoding=encoding, bins=bins, careful=True,
+        scaling=scaling, encoding=encoding, bins=bins, careful=True, origin=raw.origin,
         test_share=test_share, validation_share=validation_share, stratify=stratify,
     )  # fmt: skip
 
@@ -116,6 +116,7 @@ def from_frame(
     group: str = "",
     time: str = "",
     careful: bool = False,
+    origin: np.ndarray | None = None,
     **split: Any,
 ) -> Dataset:
     """Splits a table and turns its columns into features, learning everything from the training part alone.
@@ -141,6 +142,7 @@ def from_frame(
       scaling, encoding, bins: see `mbjax.data.tables.numbers.fit`.
       group, time: see `load`. They are no features, unless `treatments` has them.
       careful: whether to warn of columns that name the row, tell the label or never change.
+      origin: where a reader finds each row, `[n]`; its number in `frame`, from 1, if None.
       **split: the other options of `mbjax.data.splits.split_indices`.
 
     Returns:
@@ -174,7 +176,8 @@ def from_frame(
         used = frame.loc[:, list(columns.made)].iloc[index["train"]]
         column_notes += suspects.warnings_of(used, y[index["train"]], classes, sources)
     column_notes += _imputed(frame.loc[:, columns.made], columns, sources)
-    parts = {name: Split(x[i], y[i], origin=i + 1) for name, i in index.items()}
+    origin = np.arange(1, len(y) + 1) if origin is None else origin
+    parts = {name: Split(x[i], y[i], origin=origin[i]) for name, i in index.items()}
     overlap = 0.0 if time else len(index["test"]) / (len(y) - len(index["test"]))
     written = [note for note in learned.notes if not any(f"column {name!r}" in note for name in keys)]
     notes = (*notes, *label_notes, *split_notes, *written, *column_notes)
