@@ -49,11 +49,14 @@ class MLP(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Logits `[n, outputs]` of features `[n, ...]`, which are flattened."""
+    def __call__(self, x: jax.Array, *, train: bool, features: bool = False) -> jax.Array:
+        """Logits `[n, outputs]` of inputs `[n, ...]`, which are flattened.
+
+        With `features`, what the head is given instead: the last hidden layer.
+        """
         x = x.reshape(x.shape[0], -1)  # a length of its own would not export a batch of any size
         for units, rate in zip(self.hidden, self.dropout or (0,) * len(self.hidden), strict=True):
             x = nn.relu(nn.Dense(units)(x))
             if rate:
                 x = nn.Dropout(rate, deterministic=not train)(x)
-        return make_head(self.head, self.outputs)(x)
+        return x if features else make_head(self.head, self.outputs)(x)
