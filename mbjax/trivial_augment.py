@@ -111,7 +111,8 @@ def _looked_up(image: jax.Array, operation: jax.Array, share: jax.Array) -> jax.
     low, high = pixels.min(0, keepdims=True), pixels.max(0, keepdims=True)
     shift = jnp.round(BITS * share).astype(jnp.int32)
     posterized = (values >> shift) << shift
-    solarized = jnp.where(values < 255 * (1 - share), values, 255 - values)
+    most = STRENGTHS - 1  # times both sides: some thresholds are whole numbers
+    solarized = jnp.where(most * values < 255 * jnp.round(most * (1 - share)), values, 255 - values)
     contrasted = jnp.where(high > low, (values - low) * 255 // jnp.maximum(high - low, 1), values)
     number = jnp.broadcast_to(jnp.arange(channels), pixels.shape)
     counts = jnp.zeros((256, channels), jnp.int32).at[pixels, number].add(1)

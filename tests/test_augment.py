@@ -292,7 +292,7 @@ def by_pillow(pixels: np.ndarray, operation: str, strength: int, sign: int) -> n
     elif operation == "posterize":
         image = ImageOps.posterize(image, 8 - round(6 * share))
     elif operation == "solarize":
-        image = ImageOps.solarize(image, 255 * (1 - share))
+        image = ImageOps.solarize(image, 255 * (30 - strength) / 30)
     elif operation == "auto_contrast":
         image = ImageOps.autocontrast(image)
     elif operation == "equalize":
