@@ -292,7 +292,8 @@ def by_pillow(pixels: np.ndarray, operation: str, strength: int, sign: int) -> n
     elif operation == "posterize":
         image = ImageOps.posterize(image, 8 - round(6 * share))
     elif operation == "solarize":
-        image = ImageOps.solarize(image, 255 * (30 - strength) / 30)
+        threshold: Any = 255 * (30 - strength) / 30  # which need not be whole
+        image = ImageOps.solarize(image, threshold)
     elif operation == "auto_contrast":
         image = ImageOps.autocontrast(image)
     elif operation == "equalize":
@@ -362,7 +363,8 @@ def test_boxes_have_the_published_areas_and_shapes_and_lie_anywhere():
     for start, side in zip(boxes.T, (height, width), strict=False):
         assert ((start >= 0) & (start + side <= 96)).all()
         room = side < 90
-        assert stats.kstest((start[room] + 0.5) / (96 - side[room] + 1), "uniform").pvalue > 0.001
+        found: Any = stats.kstest((start[room] + 0.5) / (96 - side[room] + 1), "uniform")
+        assert found.pvalue > 0.001
     assert (augment.crop_boxes(KEYS[1], 50, (96, 96), least_area=1.0) == jnp.array([[0, 0, 96, 96]])).all()
 
 

@@ -18,7 +18,11 @@ from mbjax.types import PyTree, UserError, first_line
 log = logging.getLogger("mbjax")
 _SCALES = {"scale": "weight", "bias": "bias"}  # flax's names of BatchNorm's parameters and statistics, and PyTorch's
 _STATISTICS = {"mean": "running_mean", "var": "running_var"}
-_PUBLISHED = {((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34", ((3, 4, 6, 3), True): "resnet50"}
+_PUBLISHED: dict[tuple[tuple[int, ...], bool], str] = {
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+}
 
 
 def load(file: str, model: Any, variables: Mapping[str, PyTree]) -> dict[str, PyTree]:

@@ -1,5 +1,6 @@
 """TensorBoard's event files of a run, without TensorFlow: the scalars of `metrics.jsonl` and the page's figures."""
 
+import importlib
 import math
 import pathlib
 import shutil
@@ -23,10 +24,10 @@ def find_writer() -> Any:
       UserError: tensorboardX is not installed.
     """
     try:
-        from tensorboardX import SummaryWriter  # not at the top: an optional extra
+        module = importlib.import_module("tensorboardX")  # not at the top: an optional extra
     except ImportError as error:
         raise UserError(f"--tensorboard needs tensorboardX ({error}): pip install 'mbjax[tensorboard]'") from None
-    return SummaryWriter
+    return module.SummaryWriter
 
 
 class Events:

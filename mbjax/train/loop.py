@@ -103,13 +103,13 @@ def _train(folder: Folder, valid: Config, dataset: Dataset | None, tensorboard: 
         stopping = EarlyStopping(valid.eval.patience, folder.best, rows=rows, data=content)
         events = Events(folder.path, rows) if tensorboard and hosts.is_primary() else contextlib.nullcontext()
 
-        def note(row: Mapping[str, Any]) -> None:
+        def keep(row: Mapping[str, Any]) -> None:
             folder.log(row)
             if isinstance(events, Events):
                 events.add(row)
 
         with contextlib.closing(stopping), events, compile_time.measure() as compiled:
-            state, row, predictions = _loop(experiment, state, evaluators, checkpoints, stopping, note, valid)
+            state, row, predictions = _loop(experiment, state, evaluators, checkpoints, stopping, keep, valid)
             done: dict[str, Any] = {"updates": int(state.step)}
             if valid.eval.patience is not None:
                 state = stopping.best(state)
@@ -197,10 +197,10 @@ def _loop(
     evaluators: Mapping[str, evaluate.Evaluate],
     checkpoints: checkpoint.Checkpoints,
     stopping: EarlyStopping,
-    note: Callable[[Mapping[str, Any]], None],
+    keep: Callable[[Mapping[str, Any]], None],
     config: Config,
 ) -> tuple[TrainState, dict[str, Any], dict[str, evaluate.Predictions]]:
-    """Runs the updates that are left; `note` keeps the rows.
+    """Runs the updates that are left; `keep` takes the rows.
 
     Returns:
       The last state, row of `metrics.jsonl`, and each split's predictions.
@@ -229,7 +229,7 @@ def _loop(
             if step in stops:
                 row, predictions = _evaluate(state, step, _means(logs), evaluators)
                 if hosts.is_primary():
-                    note(row)
+                    keep(row)
                 stopping.see(row, state)
                 checkpoints.save(state)
                 logs.clear()

@@ -5,6 +5,7 @@
 Of each network: logits at test and in training, and the statistics that a training pass leaves of the first BatchNorm.
 """
 
+# pyright: reportMissingImports=false
 import pathlib
 
 import numpy as np
