@@ -29,9 +29,7 @@ def get_config(method: str = "metabalance") -> ConfigDict:
         minority_counts=(5, 50),
         first=False,
     )
-    config.model = ConfigDict(
-        {"name": "resnet18", "width": 16, "stages": (1, 1, 1), "dtype": "float32", "head": "linear"}
-    )
+    base.change(config, {"model.name": "resnet18", "model.width": 16, "model.stages": (1, 1, 1)})
     config.support.update(sampler="natural", batch_size=20)
     config.query.update(sampler="class_balanced", batch_size=30)
     config.support.augment = config.query.augment = config.train.augment = "crop_flip"
