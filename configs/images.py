@@ -4,7 +4,8 @@
     python -m mbjax.main --config=configs/images.py:erm --config.data.path=my_images
 
 The second trains plainly, to compare with (`python -m mbjax.report RUN_FOLDER …`). Hardware: any; a GPU for images
-larger than 32×32 or a larger network. Time and result: not measured.
+larger than 32×32 or a larger network. Time: 265 images of 240 to 768 pixels and three classes (200, 50 and 15) took 156
+CPU seconds, compiling and page included (one run). Result: not measured over seeds.
 """
 
 from ml_collections import ConfigDict
@@ -28,9 +29,7 @@ def get_config(method: str = "metabalance") -> ConfigDict:
         minority_counts=(5, 50),
         first=False,
     )
-    config.model = ConfigDict(
-        {"name": "resnet18", "width": 16, "stages": (1, 1, 1), "dtype": "float32", "head": "linear"}
-    )
+    base.change(config, {"model.name": "resnet18", "model.width": 16, "model.stages": (1, 1, 1)})
     config.support.update(sampler="natural", batch_size=20)
     config.query.update(sampler="class_balanced", batch_size=30)
     config.support.augment = config.query.augment = config.train.augment = "crop_flip"
@@ -38,7 +37,7 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     config.updates_per_call = 10
     config.optimizer.lr = 0.05
     config.optimizer.schedule = "cosine"
-    config.updates = 300
+    config.updates = 120  # of 8 · (20 + 30) images; plain training reads as many, 2,000 · 24
     if method == "erm":
         config.updates = 2000
     return config

@@ -1,4 +1,4 @@
-"""What happens to batches on the device before a method reads them: images to numbers, crops and flips, mixup, CutMix.
+"""What happens to batches on the device before a method reads them: images to numbers, crops, flips, mixup and more.
 
 It runs inside the compiled update, on its own random keys, and is a pure function of the run's key, the step and the
 stream. So nothing of it is stored, and a resumed run repeats it.
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from mbjax.options import FLAG, POSITIVE, SHARE, Option, choice
 from mbjax.state import TrainState
+from mbjax.trivial_augment import trivial_augment
 from mbjax.types import Batch, Metrics, UserError
 
 Step = Callable[[Any, Mapping[str, Batch]], tuple[Any, Metrics]]
@@ -54,6 +55,55 @@ def flip(rng: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
+def resized_crop(rng: jax.Array, images: jax.Array, *, least_area: float = 0.08) -> jax.Array:
+    """Cuts a box of random area and shape out of each image and stretches it to the image's size, bilinearly.
+
+    torchvision's `RandomResizedCrop` (Szegedy et al. 2014); at the box's edges neighbours outside of it count, as in
+    Pillow's `resize(…, box=…)`.
+
+    Args:
+      rng: a random key.
+      images: `[n, size, size, channels]`.
+      least_area: of a box, as a share of the image's.
+
+    Returns:
+      Images of the same shape and type.
+    """
+    _, height, width, _ = images.shape
+
+    def stretch(image: jax.Array, box: jax.Array) -> jax.Array:
+        scale = jnp.array([height, width]) / box[2:]
+        return jax.image.scale_and_translate(
+            image.astype(jnp.float32), image.shape, (0, 1), scale, -scale * box[:2], method="linear", antialias=False
+        )
+
+    out = jax.vmap(stretch)(images, crop_boxes(rng, len(images), (height, width), least_area=least_area))
+    return jnp.clip(jnp.round(out), 0, 255).astype(jnp.uint8) if images.dtype == jnp.uint8 else out
+
+
+_TRIES = 10
+
+
+def crop_boxes(rng: jax.Array, n: int, size: tuple[int, int], *, least_area: float) -> jax.Array:
+    """Boxes of random area and shape, `[n, 4]` float32 whole numbers: top, left, height, width.
+
+    The area is uniform from `least_area` to 1 of the image's, the logarithm of width over height uniform between those
+    of 3/4 and 4/3. What does not fit into the image is drawn again; after 10 times the box is the whole image, as
+    torchvision's is of square ones.
+    """
+    area_rng, ratio_rng, top_rng, left_rng = jax.random.split(rng, 4)
+    area = size[0] * size[1] * jax.random.uniform(area_rng, (n, _TRIES), minval=least_area, maxval=1.0)
+    limit = math.log(4 / 3)
+    ratio = jnp.exp(jax.random.uniform(ratio_rng, (n, _TRIES), minval=-limit, maxval=limit))
+    sides = jnp.stack([jnp.round(jnp.sqrt(area / ratio)), jnp.round(jnp.sqrt(area * ratio))], axis=-1)
+    whole = jnp.array(size, jnp.float32)
+    fits = ((sides >= 1) & (sides <= whole[None, None])).all(-1)
+    first = jnp.take_along_axis(sides, fits.argmax(1)[:, None, None], axis=1)[:, 0]
+    sides = jnp.where(fits.any(1)[:, None], first, whole[None])
+    places = jnp.stack([jax.random.uniform(key, (n,)) for key in (top_rng, left_rng)], axis=1)
+    return jnp.concatenate([jnp.floor(places * (whole[None] - sides + 1)), sides], axis=1)
+
+
 def _crop_flip(rng: jax.Array, images: jax.Array) -> jax.Array:
     size = images.shape[1]
     return flip(jax.random.fold_in(rng, 1), crop(jax.random.fold_in(rng, 0), images, size=size, pad=size // 8))
@@ -63,15 +113,27 @@ def _crop28_flip(rng: jax.Array, images: jax.Array) -> jax.Array:
     return flip(jax.random.fold_in(rng, 1), crop(jax.random.fold_in(rng, 0), images, size=28))
 
 
+def _resized_crop_flip(rng: jax.Array, images: jax.Array) -> jax.Array:
+    return flip(jax.random.fold_in(rng, 1), resized_crop(jax.random.fold_in(rng, 0), images))
+
+
+def _then_trivial(first: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    return lambda rng, images: trivial_augment(jax.random.fold_in(rng, 2), first(rng, images))
+
+
 AUGMENTATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "none": lambda rng, images: images,
     "crop_flip": _crop_flip,
     "crop28_flip": _crop28_flip,
+    "crop_flip_trivial": _then_trivial(_crop_flip),
+    "resized_crop_flip": _resized_crop_flip,
+    "resized_crop_flip_trivial": _then_trivial(_resized_crop_flip),
 }
 """`augmentation(rng, images [n, height, width, channels]) -> images`.
 
 `"crop_flip"` pads an eighth of the size (4 pixels of 32) with zeros and keeps the size; `"crop28_flip"` is what the
-paper's authors do, 28×28 pixels without padding.
+paper's authors do, 28×28 pixels without padding; `"resized_crop_flip"` is usual for natural images. Those that end with
+`trivial` apply `mbjax.trivial_augment` after it, to uint8 images.
 """
 
 
@@ -132,7 +194,7 @@ MIXES: dict[str, Callable[..., tuple[jax.Array, jax.Array]] | None] = {"none": N
 
 OPTIONS = (  # of every stream
     Option("sum_groups", False, FLAG, "whether the loss is the sum of the groups' mean losses, not the mean"),
-    Option("augment", "none", choice(AUGMENTATIONS), "random crops and flips of images"),
+    Option("augment", "none", choice(AUGMENTATIONS), "random crops and flips of images, and TrivialAugment"),
     Option("mix", "none", choice(MIXES), "mixes examples and labels of a batch with one another"),
     Option("mix_alpha", 1.0, POSITIVE, "the mixing share is drawn from Beta(α, α)"),
     Option("mix_probability", 1.0, SHARE, "of a batch to be mixed; the others stay as they are"),
@@ -197,6 +259,7 @@ def before(
     *,
     classes: int,
     image: bool,
+    eight_bits: bool = True,
     groups: bool = False,
     with_margin: Collection[str] = (),
     margin_updates: Any = 0,
@@ -208,6 +271,7 @@ def before(
       sections: the configuration of each stream that it reads.
       classes: how many there are.
       image: whether the examples are images, `[height, width, channels]`.
+      eight_bits: whether they are uint8.
       groups: whether they have groups.
       with_margin: the streams whose loss has a margin that grows. Their examples get the `"margin_share"` that it has
         reached, `min(step / margin_updates, 1)`.
@@ -225,6 +289,8 @@ def before(
                 raise UserError(f"config.{name}.{key}={value!r}: choose one of {', '.join(choices)}")
             if value not in ("none", "mixup") and not image:
                 raise UserError(f"config.{name}.{key}={value!r} is for images, and these examples are none")
+            if value.endswith("trivial") and not eight_bits:
+                raise UserError(f"config.{name}.{key}={value!r} is for images of 8 bits, and these are not uint8")
         if section["sum_groups"] and not groups:
             raise UserError(f"config.{name}.sum_groups=True: this data has no groups")
 

@@ -136,7 +136,9 @@ def _own(values: Mapping[str, Any]) -> dict[str, list[Option]]:
 def change(config: Config, changes: Mapping[str, Any]) -> None:
     """Sets keys of a configuration. A part that is named brings the keys that are its own, with their defaults.
 
-    Of another task or model than before, the section `data` or `model` has the keys of that one alone.
+    Of another task or model than before, the section `data` or `model` has the keys of that one alone. A model takes
+    over the values of options that both share (head, dtype, …), but not what makes it: width and stages of one ResNet
+    are not another's.
 
     Args:
       config: changed in place.
@@ -148,10 +150,12 @@ def change(config: Config, changes: Mapping[str, Any]) -> None:
 
     for key in sorted(changes, key=order):
         for section, name, registry in (("data", "task", data.DATASETS), ("model", "model.name", models.MODELS)):
-            if key == name and changes[key] != flatten(config.to_dict())[key]:
+            if key == name and changes[key] != (before := flatten(config.to_dict())[key]):
                 declared = (*SECTIONS[section].options, *registry.options(changes[key], f"config.{key}"))
+                shared = declared if section == "data" else registry.options(before, f"config.{key}")
+                kept = {option.name for option in declared if option in shared}
                 new = ConfigDict(_defaults(declared))
-                new.update({k: v for k, v in config[section].items() if k in new and v is not None})
+                new.update({k: v for k, v in config[section].items() if k in kept and v is not None})
                 with config.unlocked():
                     config[section] = new
         config.update_from_flattened_dict({key: changes[key]})

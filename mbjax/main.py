@@ -21,6 +21,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configurati
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; the same command resumes it. Default: runs/TASK-METHOD-HASH."
 )
+_TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Writes TensorBoard's event files, WORKDIR/tensorboard, too.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Of several processes: process 0's HOST:PORT.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "Of several processes: how many there are.")
 _PROCESS = flags.DEFINE_integer("process", None, "Of several processes: this one's number, from 0.")
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
     settings = config.to_dict()
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
     workdir = _WORKDIR.value or os.path.join("runs", f"{config.task}-{config.method}-{digest}")
-    result = train.train_and_evaluate(config, workdir)
+    result = train.train_and_evaluate(config, workdir, tensorboard=_TENSORBOARD.value)
     if hosts.is_primary():
         print(report.describe(result))
         print(f"in {workdir}: " + ", ".join(sorted(path.name for path in pathlib.Path(workdir).iterdir())))

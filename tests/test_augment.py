@@ -1,14 +1,16 @@
 """Crops, flips, mixup and CutMix: what they do to pixels and labels; each image, batch and step has its own numbers."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
-from mbjax import augment, train
+from mbjax import augment, train, trivial_augment
 from mbjax import config as config_lib
 from mbjax.types import UserError
 
@@ -258,3 +260,122 @@ def test_mixup_in_the_query_loop_and_an_adjusted_support_loss_train(tmp_path):
     assert (p.argmax(1) == labels).mean() == pytest.approx(result["test"]["accuracy"])
     counts = np.array(result["data"]["class_counts"]["train"])
     assert ((p / counts).argmax(1) == labels).mean() == pytest.approx(result["priors_test"]["accuracy"], abs=1e-3)
+
+
+def natural(n: int, height: int, width: int) -> np.ndarray:
+    """Smooth images with noise, of all brightnesses, uint8 `[n, height, width, 3]`; the last one is plain grey."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width] / 8
+    waves = rng.normal(size=(n, 1, 1, 3)) * y[..., None] + rng.normal(size=(n, 1, 1, 3)) * x[..., None]
+    images = rng.uniform(60, 190, (n, 1, 1, 3)) + 60 * np.sin(waves) + rng.normal(0, 5, (n, height, width, 3))
+    images[-1] = 77
+    return np.clip(images, 0, 255).astype(np.uint8)
+
+
+def by_pillow(pixels: np.ndarray, operation: str, strength: int, sign: int) -> np.ndarray:
+    """TrivialAugment's operations as its authors' code does them."""
+    image, share = Image.fromarray(pixels), strength / 30
+    affine = {
+        "shear_x": (1, sign * 0.99 * share, 0, 0, 1, 0), "shear_y": (1, 0, 0, sign * 0.99 * share, 1, 0),
+        "translate_x": (1, 0, sign * 32 * share, 0, 1, 0), "translate_y": (1, 0, 0, 0, 1, sign * 32 * share),
+    }  # fmt: skip
+    enhance = {
+        "brightness": ImageEnhance.Brightness, "color": ImageEnhance.Color, "contrast": ImageEnhance.Contrast,
+        "sharpness": ImageEnhance.Sharpness,
+    }  # fmt: skip
+    if operation in affine:
+        image = image.transform(image.size, Image.Transform.AFFINE, affine[operation])
+    elif operation in enhance:
+        image = enhance[operation](image).enhance(1 + sign * 0.99 * share)
+    elif operation == "rotate":
+        image = image.rotate(sign * 135 * share)
+    elif operation == "posterize":
+        image = ImageOps.posterize(image, 8 - round(6 * share))
+    elif operation == "solarize":
+        threshold: Any = 255 * (30 - strength) / 30  # which need not be whole
+        image = ImageOps.solarize(image, threshold)
+    elif operation == "auto_contrast":
+        image = ImageOps.autocontrast(image)
+    elif operation == "equalize":
+        image = ImageOps.equalize(image)
+    return np.asarray(image)
+
+
+def test_trivial_augments_operations_are_pillows():
+    cases = [(op, k, sign) for op in range(14) for k in (0, 7, 20, 30) for sign in (1, -1)]
+    images = natural(3, 20, 26)
+    apply = jax.jit(trivial_augment.apply)
+    columns = [jnp.asarray(column) for column in zip(*cases, strict=True)]
+    for pixels in images:
+        out = np.asarray(apply(jnp.asarray(np.broadcast_to(pixels, (len(cases), *pixels.shape))), *columns))
+        for got, (operation, strength, sign) in zip(out, cases, strict=True):
+            name = trivial_augment.OPERATIONS[operation]
+            distance = np.abs(got.astype(int) - by_pillow(pixels, name, strength, sign).astype(int))
+            if name in ("identity", "posterize", "solarize", "equalize"):
+                assert not distance.any(), (name, strength, sign)
+            elif operation > 5:  # Pillow cuts decimals off that differ in rounding
+                assert distance.max() <= 1, (name, strength, sign)
+            else:  # and finds pixels with 16 bits after the point; at 135° many lie between two
+                assert (distance.max(-1) > 0).mean() < 0.04, (name, strength, sign)
+
+
+def test_trivial_augment_draws_each_operation_strength_and_sign_alike(monkeypatch):
+    monkeypatch.setattr(trivial_augment, "apply", lambda images, *drawn: drawn)
+    images = jnp.zeros((60_000, 1, 1, 3), jnp.uint8)
+    operation, strength, sign = (np.asarray(d) for d in trivial_augment.trivial_augment(KEYS[0], images))
+    _, counts = np.unique(operation * 62 + strength * 2 + (sign > 0), return_counts=True)
+    assert len(counts) == 14 * 31 * 2
+    assert stats.chisquare(counts).pvalue > 0.001
+
+
+def test_trivial_augment_comes_after_crops_and_is_for_8_bits(monkeypatch, tmp_path):
+    images = jnp.asarray(natural(6, 16, 16))
+    expected = augment.AUGMENTATIONS["crop_flip"](KEYS[1], images)
+    monkeypatch.setattr(augment, "trivial_augment", lambda rng, images: 255 - images)
+    np.testing.assert_array_equal(augment.AUGMENTATIONS["crop_flip_trivial"](KEYS[1], images), 255 - expected)
+    with pytest.raises(UserError, match=r"config.query.augment='crop_flip_trivial' is for images of 8 bits, and"):
+        train.train_and_evaluate(small(**{"query.augment": "crop_flip_trivial"}), tmp_path)
+    with pytest.raises(UserError, match="TrivialAugment is for images of 8 bits"):
+        trivial_augment.trivial_augment(KEYS[0], images.astype(jnp.float32))
+
+
+def box_by_definition(rng: np.random.Generator, size: int, least_area: float) -> tuple[int, int]:
+    """Height and width of a box as torchvision's RandomResizedCrop draws them."""
+    for _ in range(10):
+        area = size**2 * rng.uniform(least_area, 1)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        width, height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < width <= size and 0 < height <= size:
+            return height, width
+    return size, size
+
+
+def test_boxes_have_the_published_areas_and_shapes_and_lie_anywhere():
+    boxes = np.asarray(augment.crop_boxes(KEYS[0], 4000, (96, 96), least_area=0.08))
+    rng = np.random.default_rng(0)
+    expected = np.array([box_by_definition(rng, 96, 0.08) for _ in range(4000)], float)
+    height, width = boxes[:, 2:].T
+    for got, wanted in (
+        (height * width, expected.prod(1)),
+        (width / height, expected[:, 1] / expected[:, 0]),
+    ):
+        alike: Any = stats.ks_2samp(got, wanted)
+        assert alike.pvalue > 0.01
+    for start, side in zip(boxes.T, (height, width), strict=False):
+        assert ((start >= 0) & (start + side <= 96)).all()
+        room = side < 90
+        found: Any = stats.kstest((start[room] + 0.5) / (96 - side[room] + 1), "uniform")
+        assert found.pvalue > 0.001
+    assert (augment.crop_boxes(KEYS[1], 50, (96, 96), least_area=1.0) == jnp.array([[0, 0, 96, 96]])).all()
+
+
+def test_a_box_is_stretched_as_pillow_does():
+    images = natural(5, 24, 24)
+    boxes = np.asarray(augment.crop_boxes(KEYS[2], 5, (24, 24), least_area=0.08))
+    out = np.asarray(augment.resized_crop(KEYS[2], jnp.asarray(images)))
+    for got, pixels, (top, left, height, width) in zip(out, images, boxes.tolist(), strict=True):
+        box = (left, top, left + width, top + height)
+        expected = np.asarray(Image.fromarray(pixels).resize((24, 24), Image.Resampling.BILINEAR, box=box))
+        assert np.abs(got.astype(int) - expected).max() <= 1
+    floats = np.asarray(augment.resized_crop(KEYS[2], jnp.asarray(images, jnp.float32)))
+    assert 0 < np.abs(floats - out).max() <= 0.5  # of other types they are not rounded

@@ -22,7 +22,16 @@ from tests.test_predict import of_network, people
 PRIORS: dict[str, Any] = {"priors": np.array([0.95, 0.05]), "sampled_priors": np.array([0.5, 0.5]), "temperature": 1.7}
 IMAGES = {
     "cnn": {"name": "cnn", "channels": (3, 4)},
+    "pooled": {"name": "cnn", "channels": (3, 4), "pooling": "mean"},
     "resnet18": {"name": "resnet18", "width": 4, "stages": (1, 2)},
+    "natural": {
+        "name": "resnet50",
+        "width": 4,
+        "stages": (1, 1),
+        "stem": "imagenet",
+        "normalize": "imagenet",
+        "head": "cosine",
+    },
     "cosine": {"name": "resnet18", "width": 4, "stages": (1, 1), "head": "cosine", "embedding": 6, "stem_stride": 2},
 }
 

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(mbjax.__file__).parent
 LAYERS = [
     {"__main__"}, {"main", "estimator"}, {"compare"}, {"cli", "programs"}, {"train", "export"}, {"report"}, {"predict"},
     {"config"}, {"evaluation"}, {"methods"}, {"meta"}, {"devices"}, {"sampling"}, {"data"}, {"models"},
-    {"augment", "losses"}, {"class_weights"}, {"meta_checks", "state"}, {"registry"},
+    {"augment", "losses"}, {"class_weights", "trivial_augment"}, {"meta_checks", "state"}, {"registry"},
     {"config_files", "console", "options", "sealed", "versions"}, {"atomic"}, {"types"},
 ]  # fmt: skip
 HEIGHT = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbjax import models
+from mbjax import config as config_lib
+from mbjax import config_files, models
 from mbjax.models.conv import convolve
 from mbjax.types import UserError
 
@@ -199,3 +200,55 @@ def test_an_unknown_head_is_named():
 def test_mistakes_name_the_key_and_the_way_out(name, options, message):
     with pytest.raises(UserError, match=message):
         models.build(name, outputs=1, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"), [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032)]
+)
+def test_resnets_for_natural_images_have_torchvisions_number_of_weights(name, weights):
+    model = models.build(name, outputs=1000, stem="imagenet")
+    variables = jax.eval_shape(lambda: models.init(model, jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+    assert count(variables["params"]) == weights
+
+
+def test_mean_pooling_lets_the_cnn_take_any_size():
+    model = models.build("cnn", outputs=3, channels=(2, 4), pooling="mean")
+    variables = init(model, jnp.zeros((1, 8, 8, 3)))
+    x = jax.random.normal(jax.random.key(0), (2, 21, 30, 3))
+    features = apply(models.build("cnn", outputs=3, channels=(2, 4)), variables, x, train=False, features=True)
+    head = variables["params"]["Dense_0"]
+    expected = np.asarray(features).reshape(2, 11, 15, 4).mean((1, 2)) @ np.asarray(head["kernel"])
+    np.testing.assert_allclose(apply(model, variables, x, train=False), expected, rtol=1e-4, atol=1e-5)
+
+
+SHAPES = {
+    "digits": (8, 8, 1),
+    "cifar10": (32, 32, 3),
+    "images": (32, 32, 3),
+    "faces": (32, 32, 3),
+    "celeba": (32, 32, 3),
+}
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet18", "resnet34", "resnet50"])
+def test_every_configuration_takes_every_model_that_its_data_has(name):
+    seen = set()
+    for task in config_files.own_files():
+        config = config_files.load(task)
+        config_lib.change(config, {"model.name": name})
+        section = config_lib.validate(config).model.to_dict()
+        model = models.build(**section, outputs=3)
+        x = jnp.zeros((1, *SHAPES.get(task, (12,))))
+        if (model, x.shape) in seen:
+            continue
+        seen.add((model, x.shape))
+        begin = lambda model=model, x=x: model.init(jax.random.key(0), x, train=False)  # noqa: E731
+        if task in SHAPES or name == "mlp":
+            jax.eval_shape(begin)
+            if name in ("resnet34", "resnet50"):
+                assert (model.width, model.stages) == (64, (3, 4, 6, 3))  # images.py's own network is narrow
+            if task in ("faces", "celeba"):
+                assert model.head == "cosine"
+        else:
+            with pytest.raises(UserError, match=r"is for images, and these examples are \[12\]: choose mlp"):
+                jax.eval_shape(begin)

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from mbjax import models
 from mbjax.data.arrays import Arrays
 from mbjax.data.tables.columns import TableColumns
 from mbjax.data.tables.numbers import Coefficients
+from mbjax.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 from mbjax.predict import Predictor
 from mbjax.types import PyTree, UserError
 
@@ -228,11 +230,15 @@ def _cnn(graph: _Graph, x: str, model: Mapping[str, Any]) -> str:
     for layer in range(len(model.get("channels", (16, 32)))):
         x = graph.conv(x, f"Conv_{layer}", stride=1 if layer == 0 else 2)
         x = graph.add("Relu", graph.norm(x, f"BatchNorm_{layer}"))
-    x = graph.add("Flatten", graph.add("Transpose", x, perm=[0, 2, 3, 1]))
+    if model.get("pooling") == "mean":
+        x = graph.add("ReduceMean", x, axes=[2, 3], keepdims=0)
+    else:
+        x = graph.add("Flatten", graph.add("Transpose", x, perm=[0, 2, 3, 1]))
     return graph.head(x, model, "Dense_0")
 
 
 def _resnet(graph: _Graph, x: str, model: Mapping[str, Any]) -> str:
+    network: Any = models.build(**model)  # its attributes, with the defaults of what the description leaves out
     layer = 0
 
     def conv_norm(x: str, stride: int = 1) -> str:
@@ -242,16 +248,26 @@ def _resnet(graph: _Graph, x: str, model: Mapping[str, Any]) -> str:
         return x
 
     x = graph.channels_first(x, _rank(graph))
-    x = graph.add("Relu", conv_norm(x, model.get("stem_stride", 1)))
-    for stage, blocks in enumerate(model.get("stages", (2, 2, 2, 2))):
+    if network.normalizes:
+        mean, std = (np.reshape(values, (1, 3, 1, 1)) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        x = graph.add("Mul", x, graph.constant(0.5 / std))
+        x = graph.add("Add", x, graph.constant((0.5 - mean) / std))
+    large = network.stem == "imagenet"
+    x = graph.add("Relu", conv_norm(x, 2 if large else network.stem_stride))
+    if large:
+        x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for stage, blocks in enumerate(network.stages):
         for block in range(blocks):
             stride = 2 if stage > 0 and block == 0 else 1
-            y = conv_norm(graph.add("Relu", conv_norm(x, stride)))
-            if stride > 1:  # where the image, and with it the number of channels, changes
+            y = graph.add("Relu", conv_norm(x, 1 if network.bottleneck else stride))
+            y = conv_norm(y, stride if network.bottleneck else 1)
+            if network.bottleneck:
+                y = conv_norm(graph.add("Relu", y))
+            if block == 0 and (stage > 0 or network.bottleneck):  # where the number of channels changes
                 x = conv_norm(x, stride)
             x = graph.add("Relu", graph.add("Add", x, y))
     x = graph.add("ReduceMean", x, axes=[2, 3], keepdims=0)
-    if model.get("embedding"):
+    if network.embedding:
         x = graph.norm(graph.dense(x, "embedding_layer"), f"BatchNorm_{layer}")
     return graph.head(x, model, "Dense_0")
 
@@ -260,4 +276,7 @@ def _rank(graph: _Graph) -> int:
     return len(graph.inputs[0].type.tensor_type.shape.dim) - 1
 
 
-_NETWORKS = {"mlp": _mlp, "tabm": _tabm, "cnn": _cnn, "resnet18": _resnet}
+_NETWORKS = {
+    **{"mlp": _mlp, "tabm": _tabm, "cnn": _cnn},
+    **{"resnet18": _resnet, "resnet34": _resnet, "resnet50": _resnet},
+}

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from mbjax import augment, losses, sampling
+from mbjax import augment, losses, models, sampling
 from mbjax.devices.parallel import Parallel
 from mbjax.options import FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, Section, choice, several
 from mbjax.state import TrainState
@@ -49,9 +49,9 @@ class Problem:
     support_loss_fn: LossFn | None = None
 
     def init(self, seed: int) -> TrainState:
-        """Fresh weights. The same seed gives every method the same ones."""
+        """The first weights, fresh or from a file. The same seed gives every method the same ones."""
         weights_rng, rng = jax.random.split(jax.random.key(seed))
-        variables = dict(self.model.init(weights_rng, self.example, train=False))
+        variables = models.init(self.model, weights_rng, self.example)
         params = variables.pop("params")
         return TrainState.create(params=params, tx=self.tx, rng=rng, model_state=variables)
 

@@ -4,17 +4,22 @@ import inspect
 from typing import Any
 
 import flax.linen as nn
+import jax
 
+from mbjax.models import pretrained
 from mbjax.models.cnn import CNN
 from mbjax.models.conv import CONV_OPTION, automatic
 from mbjax.models.mlp import MLP, UNSET
-from mbjax.models.resnet import ResNet
+from mbjax.models.resnet import ResNet, ResNet34, ResNet50
 from mbjax.models.tabm import TabM
 from mbjax.options import Option
 from mbjax.registry import Registry
-from mbjax.types import UserError
+from mbjax.types import PyTree, UserError
 
-MODELS = Registry[Any]("mbjax.models", {"mlp": MLP, "cnn": CNN, "resnet18": ResNet, "tabm": TabM})
+MODELS = Registry[Any](
+    "mbjax.models",
+    {"mlp": MLP, "cnn": CNN, "resnet18": ResNet, "resnet34": ResNet34, "resnet50": ResNet50, "tabm": TabM},
+)
 """Each model's class, or a function that takes `outputs` and the model's options and gives a module."""
 NAME_OPTION = Option("name", "mlp", MODELS.kind, "which model; the other keys are its own")
 
@@ -46,3 +51,20 @@ def build(name: str, *, outputs: int, platform: str | None = None, **options: An
     if platform and "conv" in known and CONV_OPTION in own and kept.get("conv", "auto") == "auto":
         kept["conv"] = automatic(platform)
     return model(outputs=outputs, **kept)
+
+
+def init(model: nn.Module, rng: jax.Array, x: Any) -> dict[str, PyTree]:
+    """The variables that training starts from, `{"params": …, "batch_stats": …}`.
+
+    Args:
+      model: as `model.apply(variables, x, train=False)`. Of one whose attribute `pretrained` names a file, they are
+        those of the file: see `mbjax.models.pretrained.load`.
+      rng: of all that is drawn.
+      x: inputs of one example, for the shapes.
+
+    Raises:
+      UserError: inputs that the model is not for, or a file that does not fit it.
+    """
+    variables = dict(model.init(rng, x, train=False))
+    file = getattr(model, "pretrained", "")
+    return pretrained.load(file, model, variables) if file else variables

@@ -9,10 +9,24 @@ import jax
 import jax.numpy as jnp
 
 from mbjax.options import Option, choice
+from mbjax.types import UserError
 
 ConvImplementation = Literal["auto", "cpu", "winograd", "explicit", "matmul", "lax"]
 CONV_IMPLEMENTATIONS = ("auto", "cpu", "winograd", "explicit", "matmul", "lax")
 CONV_OPTION = Option("conv", "auto", choice(CONV_IMPLEMENTATIONS), "how convolutions are computed")
+
+
+def as_images(x: jax.Array, model: str) -> jax.Array:
+    """Images `[n, height, width, channels]`, with one channel where `x` is `[n, height, width]`.
+
+    Raises:
+      UserError: `x` holds no images; `model` is the name of the network that needs them.
+    """
+    if x.ndim not in (3, 4):
+        raise UserError(
+            f"config.model.name: {model} is for images, and these examples are {list(x.shape[1:])}: choose mlp"
+        )
+    return x[..., None] if x.ndim == 3 else x
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: ConvImplementation = "auto") -> jax.Array:

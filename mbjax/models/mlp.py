@@ -105,10 +105,13 @@ class MLP(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Logits `[n, outputs]` of features `[n, ...]`, which are flattened."""
+    def __call__(self, x: jax.Array, *, train: bool, features: bool = False) -> jax.Array:
+        """Logits `[n, outputs]` of inputs `[n, ...]`, which are flattened.
+
+        With `features`, what the head is given instead: the last hidden layer.
+        """
         x = self.body(self.scale(x), train=train)  # first, for layers are numbered as they are made
-        return make_head(self.head, self.outputs)(x)
+        return x if features else make_head(self.head, self.outputs)(x)
 
     def scale(self, x: jax.Array) -> jax.Array:
         """What comes before the hidden layers, `[n, d]`."""

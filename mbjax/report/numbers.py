@@ -73,6 +73,8 @@ def _percent(value: float) -> str:
     percent = 100 * value
     if percent == round(percent) or 10 <= percent <= 99:
         return f"{percent:.0f}%"
+    if 0 < percent < 0.001:
+        return "<0.001%"
     return f"{percent:.2g}%" if percent < 1 else f"{percent:.1f}%"
 
 

@@ -84,7 +84,8 @@ def make_method(
     warmup, main_loss = sections["loss"]["margin_warmup"], sections["loss"]["name"]
     loss_names = {stream: (stream == "support" and support_loss) or main_loss for stream in streams}
     step = augment.before(
-        method.step, streams, classes=len(class_counts), image=example.ndim == 4, groups=groups,
+        method.step, streams, classes=len(class_counts), image=example.ndim == 4,
+        eight_bits=example.dtype == np.uint8, groups=groups,
         with_margin=[name for name, loss in loss_names.items() if warmup and losses.has_margin(loss)],
         margin_updates=warmup * updates,
     )  # fmt: skip

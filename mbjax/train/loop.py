@@ -8,7 +8,7 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from mbjax import data, report, sealed, versions
 from mbjax.devices import hosts
 from mbjax.devices import parallel as parallel_lib
 from mbjax.evaluation import calibration, decisions, evaluate, metrics
+from mbjax.report.tensorboard import Events, find_writer, write_events
 from mbjax.state import TrainState
 from mbjax.train import checkpoint, compile_time
 from mbjax.train.experiment import Experiment, build, chosen
@@ -41,7 +42,7 @@ class Interrupted(Exception):
 
 
 def train_and_evaluate(
-    config: Config, workdir: str | os.PathLike[str], dataset: Dataset | None = None
+    config: Config, workdir: str | os.PathLike[str], dataset: Dataset | None = None, *, tensorboard: bool = False
 ) -> dict[str, Any]:
     """Trains what a configuration describes, or resumes the run in `workdir`.
 
@@ -49,6 +50,7 @@ def train_and_evaluate(
       config: the configuration.
       workdir: the run's folder.
       dataset: what is trained and tested on, in place of what `config.task` and `config.data` name.
+      tensorboard: writes TensorBoard's event files into the run's folder, too: scores as they come, figures at the end.
 
     Returns:
       What `result.json` holds; `["test"]` are the scores (see `mbjax.evaluation.metrics.scores`).
@@ -60,10 +62,14 @@ def train_and_evaluate(
     valid = config_lib.validate(config)
     parallel_lib.check_processes(valid.parallel)
     folder = Folder(pathlib.Path(workdir))
+    if tensorboard:
+        find_writer()
     if _is_finished(folder, valid):  # which may lie where nobody can write
-        return _finished(folder, dataset)
+        return _finished(folder, dataset, tensorboard)
     with folder.locked() if hosts.is_primary() else contextlib.nullcontext():
-        return _finished(folder, dataset) if _is_finished(folder, valid) else _train(folder, valid, dataset)
+        if _is_finished(folder, valid):
+            return _finished(folder, dataset, tensorboard)
+        return _train(folder, valid, dataset, tensorboard)
 
 
 def _is_finished(folder: Folder, config: Config) -> bool:
@@ -71,7 +77,7 @@ def _is_finished(folder: Folder, config: Config) -> bool:
     return hosts.any_of(hosts.is_primary() and folder.holds(config) and folder.finished() is not None)
 
 
-def _train(folder: Folder, valid: Config, dataset: Dataset | None) -> dict[str, Any]:
+def _train(folder: Folder, valid: Config, dataset: Dataset | None, tensorboard: bool) -> dict[str, Any]:
     experiment = build(valid, dataset)
     _check(experiment, valid)
     content = data.digest(experiment.dataset, ["train"])
@@ -84,18 +90,26 @@ def _train(folder: Folder, valid: Config, dataset: Dataset | None) -> dict[str, 
         experiment.model, experiment.dataset, batch_size=valid.eval.batch_size, protocol=valid.eval.protocol,
         further=valid.eval.scores, mesh=experiment.method.mesh,
     )  # fmt: skip
+    fresh = experiment.method.init(valid.seed)  # before the folder is claimed: the model may not be for this data
     since = _claim(folder, valid, experiment.updates)
     checkpoints = checkpoint.Checkpoints(folder.checkpoints, keep=valid.keep_checkpoints, data=content)
     with contextlib.closing(checkpoints):
-        state = checkpoints.restore(experiment.method.init(valid.seed))
+        state = checkpoints.restore(fresh)
         if start := int(state.step):
             log.info("resuming at update %d of %d", start, experiment.updates)
         stops = [stop for stop in boundaries(experiment.updates, valid.eval.every, 0) if stop > since]
         rows = folder.rewind(start, stops) if hosts.is_primary() else []
         started = time.monotonic()
         stopping = EarlyStopping(valid.eval.patience, folder.best, rows=rows, data=content)
-        with contextlib.closing(stopping), compile_time.measure() as compiled:
-            state, row, predictions = _loop(experiment, state, evaluators, checkpoints, stopping, folder, valid)
+        events = Events(folder.path, rows) if tensorboard and hosts.is_primary() else contextlib.nullcontext()
+
+        def keep(row: Mapping[str, Any]) -> None:
+            folder.log(row)
+            if isinstance(events, Events):
+                events.add(row)
+
+        with contextlib.closing(stopping), events, compile_time.measure() as compiled:
+            state, row, predictions = _loop(experiment, state, evaluators, checkpoints, stopping, keep, valid)
             done: dict[str, Any] = {"updates": int(state.step)}
             if valid.eval.patience is not None:
                 state = stopping.best(state)
@@ -116,6 +130,8 @@ def _train(folder: Folder, valid: Config, dataset: Dataset | None) -> dict[str, 
     if hosts.is_primary():
         folder.finish(result, predictions["test"], predictor)
         report.leave_page(folder.path, experiment.dataset, predictor and predictor.logits)
+        if tensorboard:
+            write_events(folder.path)
     return result
 
 
@@ -155,11 +171,13 @@ def _claim(folder: Folder, config: Config, updates: int) -> int:
     return folder.claim(config, updates)  # the other processes compare theirs
 
 
-def _finished(folder: Folder, dataset: Dataset | None) -> dict[str, Any]:
+def _finished(folder: Folder, dataset: Dataset | None, tensorboard: bool) -> dict[str, Any]:
     """The result of a finished run, which must be of the data set that is given."""
     result = sealed.read(folder.result)
     if dataset is not None and result["data"].get("digest") != data.digest(dataset):
         raise UserError(f"{folder.path} holds a finished run on other data: choose another --workdir")
+    if tensorboard and hosts.is_primary():
+        write_events(folder.path)
     log.info("%s is finished; its result:", folder.path)
     return result
 
@@ -179,10 +197,14 @@ def _loop(
     evaluators: Mapping[str, evaluate.Evaluate],
     checkpoints: checkpoint.Checkpoints,
     stopping: EarlyStopping,
-    folder: Folder,
+    keep: Callable[[Mapping[str, Any]], None],
     config: Config,
 ) -> tuple[TrainState, dict[str, Any], dict[str, evaluate.Predictions]]:
-    """Runs the updates that are left. Returns the last state, row of `metrics.jsonl`, and each split's predictions."""
+    """Runs the updates that are left; `keep` takes the rows.
+
+    Returns:
+      The last state, row of `metrics.jsonl`, and each split's predictions.
+    """
     step = int(state.step)
     stops = [] if stopping.is_over else boundaries(experiment.updates, config.eval.every, step)
     updates = make_updates(experiment, config.updates_per_call)(state, stops)
@@ -207,7 +229,7 @@ def _loop(
             if step in stops:
                 row, predictions = _evaluate(state, step, _means(logs), evaluators)
                 if hosts.is_primary():
-                    folder.log(row)
+                    keep(row)
                 stopping.see(row, state)
                 checkpoints.save(state)
                 logs.clear()
