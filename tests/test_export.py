@@ -23,6 +23,7 @@ PRIORS: dict[str, Any] = {"priors": np.array([0.95, 0.05]), "sampled_priors": np
 IMAGES = {
     "cnn": {"name": "cnn", "channels": (3, 4)},
     "resnet18": {"name": "resnet18", "width": 4, "stages": (1, 2)},
+    "tvmf": {"name": "cnn", "channels": (3,), "head": "tvmf"},
     "cosine": {"name": "resnet18", "width": 4, "stages": (1, 1), "head": "cosine", "embedding": 6, "stem_stride": 2},
 }
 

@@ -9,12 +9,18 @@ from mbjax.models.cnn import CNN
 from mbjax.models.conv import CONV_OPTION, automatic
 from mbjax.models.mlp import MLP
 from mbjax.models.resnet import ResNet
+from mbjax.models.scattering_net import ScatteringNet
 from mbjax.options import Option
 from mbjax.registry import Registry
 from mbjax.types import UserError
 
-MODELS = Registry[Any]("mbjax.models", {"mlp": MLP, "cnn": CNN, "resnet18": ResNet})
-"""Each model's class, or a function that takes `outputs` and the model's options and gives a module."""
+MODELS = Registry[Any]("mbjax.models", {"mlp": MLP, "cnn": CNN, "resnet18": ResNet, "scattering": ScatteringNet})
+"""Each model's class, or a function that takes `outputs` and the model's options and gives a module.
+
+A module may have a frozen part: `stem(x) -> features`, without weights, and `behind()`, a module with the same weights
+that is called with these features. Training then computes the features once (`mbjax.train.frozen`); its attribute
+`views` says of how many views of each example.
+"""
 NAME_OPTION = Option("name", "mlp", MODELS.kind, "which model; the other keys are its own")
 
 

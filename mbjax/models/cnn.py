@@ -24,7 +24,7 @@ class CNN(nn.Module):
       outputs: logits.
       channels: of each convolution.
       conv: see `mbjax.models.conv.convolve`.
-      head: the last layer, `"linear"` or `"cosine"`: see `mbjax.models.heads`.
+      head: the last layer: see `mbjax.models.heads`.
     """
 
     outputs: int

@@ -28,7 +28,7 @@ class MLP(nn.Module):
       outputs: logits; one for two classes with a sigmoid.
       hidden: units of each hidden layer.
       dropout: the share of units dropped after each hidden layer; none anywhere if empty.
-      head: the last layer, `"linear"` or `"cosine"`: see `mbjax.models.heads`.
+      head: the last layer: see `mbjax.models.heads`.
     """
 
     outputs: int

@@ -29,8 +29,8 @@ def paths(scales: int, angles: int) -> int:
 def scattering(images: jax.Array, *, scales: int = 2, angles: int = 8) -> jax.Array:
     """The scattering transform of every channel.
 
-    Images are padded by reflection and the padding is cut off again. Wavelets are those of Kymatio (Andreux et al. 2020),
-    whose values these are to rounding: `ψ_{j,θ}` has the width `0.8 · 2^j`, the frequency `(3π/4) / 2^j` and a slant of
+    Images are padded by reflection and the padding is cut off again. The filters are Kymatio's (Andreux et al. 2020),
+    whose values these are to 1e-4: `ψ_{j,θ}` has the width `0.8 · 2^j`, the frequency `(3π/4) / 2^j` and a slant of
     `4 / angles`; `φ` has the width `0.8 · 2^(scales − 1)`.
 
     Args:
@@ -65,8 +65,10 @@ def scattering(images: jax.Array, *, scales: int = 2, angles: int = 8) -> jax.Ar
 
     def wavelets(spectrum: jax.Array, j: int, at: int) -> jax.Array:
         """`|x ∗ ψ_{j,θ}|` for every θ at every 2^j-th pixel, of the spectrum of `x` at every 2^at-th."""
-        filters = jnp.asarray(bank.wavelets[j, at], spectrum.real.dtype)
-        return _modulus(jnp.fft.ifft2(_fold(spectrum[..., None, :, :] * filters, 2 ** (j - at))))
+        filters = jnp.asarray(bank[j, at], spectrum.real.dtype)
+        filters = filters.reshape(*(1 for _ in spectrum.shape[:-2]), *filters.shape)
+        parts = (part[..., None, :, :] * filters for part in (spectrum.real, spectrum.imag))
+        return _modulus(jnp.fft.ifft2(_fold(jax.lax.complex(*parts), 2 ** (j - at))))
 
     spectrum = jnp.fft.fft2(x)
     out, second = [average(x, 0)[:, None]], []
@@ -76,7 +78,8 @@ def scattering(images: jax.Array, *, scales: int = 2, angles: int = 8) -> jax.Ar
         if first + 1 < scales:
             finer = jnp.fft.fft2(u)
             each = [average(wavelets(finer, j, first), j) for j in range(first + 1, scales)]
-            second.append(jnp.stack(each, 2).reshape(len(x), -1, *each[0].shape[-2:]))
+            each = jnp.stack(each, 2)  # [images, θ₁, j₂, θ₂, rows, columns]
+            second.append(each.reshape(each.shape[0], math.prod(each.shape[1:4]), *each.shape[4:]))
     coefficients = jnp.concatenate(out + second, 1)
     _, count, rows, columns = coefficients.shape
     return coefficients.reshape(n, channels, count, rows, columns).transpose(0, 3, 4, 1, 2).reshape(
@@ -99,21 +102,16 @@ def _axis(size: int, step: int) -> _Axis:
     return _Axis(padded, before, padded - size - before)
 
 
-class _Bank(NamedTuple):
-    """Fourier transforms of the wavelets: `wavelets[j, at]` of scale `j` at every 2^at-th pixel, `[angles, p, q]`."""
-
-    wavelets: dict[tuple[int, int], np.ndarray]
-
-
 @functools.lru_cache(maxsize=16)
-def _bank(height: int, width: int, scales: int, angles: int) -> _Bank:
+def _bank(height: int, width: int, scales: int, angles: int) -> dict[tuple[int, int], np.ndarray]:
+    """Fourier transforms of the wavelets: `[j, at]` of scale `j` at every 2^at-th pixel, `[angles, p, q]`."""
     wavelets = {}
     for j in range(scales):
         turned = [math.pi * (int(angles / 2 - 1) - k) / angles for k in range(angles)]
         fine = np.stack([_morlet(height, width, 0.8 * 2**j, theta, 0.75 * math.pi / 2**j, 4 / angles)
                          for theta in turned])  # fmt: skip
         wavelets |= {(j, at): _lowest(_lowest(fine, at, axis=1), at, axis=2) for at in range(j + 1)}
-    return _Bank(wavelets)
+    return wavelets
 
 
 def _morlet(height: int, width: int, sigma: float, theta: float, frequency: float, slant: float) -> np.ndarray:
