@@ -65,6 +65,7 @@ def _crop28_flip(rng: jax.Array, images: jax.Array) -> jax.Array:
 
 AUGMENTATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "none": lambda rng, images: images,
+    "flip": flip,
     "crop_flip": _crop_flip,
     "crop28_flip": _crop28_flip,
 }

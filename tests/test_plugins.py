@@ -254,7 +254,11 @@ def test_the_command_line_and_its_help(tmp_path):
         ("method", "mbjax.config:RENAMED", r"config.method='mbjax.config:RENAMED' is a dict, .*'mbjax.methods'"),
         ("loss.name", ":x", r"config.loss.name=':x' cannot be imported: "),
         ("query.sampler", "nowhere:x", r"config.query.sampler='nowhere:x' cannot be imported"),
-        ("model.name", "net", r"config.model.name='net': choose one of mlp, cnn, resnet18, or MODULE:NAME$"),
+        (
+            "model.name",
+            "net",
+            r"config.model.name='net': choose one of mlp, cnn, resnet18, scattering, or MODULE:NAME$",
+        ),
         ("eval.scores", ("brier",), r"config.eval.scores=\('brier',\): names are needed"),
     ],
 )

@@ -17,9 +17,9 @@ from mbjax.types import UserError
 MODELS = Registry[Any]("mbjax.models", {"mlp": MLP, "cnn": CNN, "resnet18": ResNet, "scattering": ScatteringNet})
 """Each model's class, or a function that takes `outputs` and the model's options and gives a module.
 
-A module may have a frozen part: `stem(x) -> features`, without weights, and `behind()`, a module with the same weights
-that is called with these features. Training then computes the features once (`mbjax.train.frozen`); its attribute
-`views` says of how many views of each example.
+A module may have a frozen part: `stem(x) -> features`, without weights, and `behind(features, labels)`, a module with
+the same weights that is called with features; it may learn constants of those of the training part. Training then
+computes the features once (`mbjax.train.frozen`); the attribute `views` says of how many views of each example.
 """
 NAME_OPTION = Option("name", "mlp", MODELS.kind, "which model; the other keys are its own")
 

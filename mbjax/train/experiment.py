@@ -147,7 +147,7 @@ def assemble(
     if updates is None:
         epoch = streams[recipe.epoch_stream].epoch_length
         updates = math.ceil(config.epochs * epoch / math.prod(shapes[recipe.epoch_stream]))
-    behind, streams, sections = frozen.split(model, streams, sections, seed=config.seed)
+    behind, streams, sections = frozen.split(model, streams, sections, main=recipe.epoch_stream, seed=config.seed)
     x = streams[recipe.epoch_stream].x
     example = np.zeros((1, *x.shape[1:]), x.dtype)
     make = functools.partial(make_method, config.method, model=behind, example=example, groups=bool(dataset.groups))

@@ -16,18 +16,20 @@ _KEPT = np.float16  # what features are kept in: half the memory, and a logarith
 
 
 def split(
-    model: nn.Module, streams: Mapping[str, sampling.Stream], sections: methods.Sections, *, seed: int
+    model: nn.Module, streams: Mapping[str, sampling.Stream], sections: methods.Sections, *, main: str, seed: int
 ) -> tuple[nn.Module, Mapping[str, sampling.Stream], methods.Sections]:
     """What the method trains of a model, and what it reads: of a model without a frozen part all as it is.
 
     Of one that has `stem` and `behind` (see `mbjax.models.MODELS`), the streams are of features. A stream that augments
     its images reads `model.views` of each: the image itself, and random ones, drawn once; the same for all streams of
-    one augmentation. It is then done with augmentation, which the sections that are returned say.
+    one augmentation. Of `flip` there are two: the image and its mirror image. The streams are then done with
+    augmentation, which the sections that are returned say.
 
     Args:
       model: the network, of the data set's examples.
       streams: of these examples.
       sections: of the configuration.
+      main: the stream whose examples' features the part behind may learn of.
       seed: of the random views.
 
     Raises:
@@ -39,7 +41,7 @@ def split(
     features = _Features(jax.jit(lambda x: frozen.stem(augment.to_float(x))), frozen.views, seed)
     new = {name: features.of(stream, name, sections[name]["augment"]) for name, stream in streams.items()}
     done = {name: {**sections[name], "augment": "none"} for name in new}
-    return frozen.behind(), new, {**sections, **done}
+    return frozen.behind(new[main].x, new[main].y), new, {**sections, **done}
 
 
 class _Features:
@@ -58,7 +60,7 @@ class _Features:
             )
         if augmentation != "none" and stream.x.ndim != 4:
             raise UserError(f"config.{name}.augment={augmentation!r} is for images, and these examples are none")
-        views = 1 if augmentation == "none" else self._views
+        views = {"none": 1, "flip": 2}.get(augmentation, self._views)
         key = (id(stream.x), augmentation)
         if key not in self._known:
             self._known[key] = self._compute(stream.x, augmentation, views)
@@ -66,7 +68,7 @@ class _Features:
 
     def _compute(self, images: np.ndarray, augmentation: str, views: int) -> np.ndarray:
         """`[n · views, ...]`: of each image itself, then its random views."""
-        change = jax.jit(augment.AUGMENTATIONS[augmentation])
+        change = jax.jit(_mirror if augmentation == "flip" else augment.AUGMENTATIONS[augmentation])
         shape = jax.eval_shape(self._stem, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)).shape[1:]
         out = np.empty((len(images), views, *shape), _KEPT)
         for start in range(0, len(images), _BATCH):
@@ -78,3 +80,7 @@ class _Features:
                 seen = change(jax.random.fold_in(rng, view), part) if view else part
                 out[start : start + count, view] = np.asarray(self._stem(seen))[:count]
         return out.reshape(-1, *shape)
+
+
+def _mirror(rng: jax.Array, images: jax.Array) -> jax.Array:
+    return images[:, :, ::-1]

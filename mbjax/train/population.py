@@ -66,10 +66,12 @@ def train_population(
         both.
 
     Raises:
-      ValueError: a setting that is none of `NUMBERS`.
+      ValueError: a setting that is none of `NUMBERS`, or a model with a frozen stem.
     """
     if unknown := {key for setting in settings for key in setting} - set(NUMBERS):
         raise ValueError(f"settings {sorted(unknown)}: runs of one program can differ in {', '.join(NUMBERS)}")
+    if hasattr(experiments[0].model, "stem"):
+        raise ValueError("the runs have a model with a frozen stem, each its own features: train them one by one")
     together = mode == "together" or (mode == "auto" and _pays(experiments[0]))
     log.info("%d runs %s", len(experiments) * len(settings), "together, as one" if together else "in turn")
     started = time.perf_counter()
