@@ -101,15 +101,14 @@ def small(config: Config) -> None:
 def scatter(config: Config) -> None:
     """Either scenario for a CPU: a linear classifier behind a scattering transform, of the images and mirror images.
 
-    Weight decay and views were chosen for balanced training, on validation data of the severe scenario that was made
-    from training images.
+    Weight decay and views were chosen for balanced training, on validation data that was made from training images.
     """
     config.model = ConfigDict({"name": "scattering", "blocks": 0, "whiten": 256, "width": 64, "norm": "batch"})
     config.model.update(views=4, conv="auto", head="cosine" if config.loss.name == "ldam" else "linear")
     for stream in base.STREAMS:
         config[stream].augment = "flip"
     config.eval.every = 1.0  # whole images are predicted, stem and all
-    config.optimizer.update(lr=0.1, weight_decay=0.08)
+    config.optimizer.update(lr=0.1, weight_decay=0.08 if config.data.imbalance == "severe" else 0.04)
     config.meta.inner_lr = config.meta.inner_lr and 0.1
     config.query.sampler = "class_balanced"
     read_few_images(config)
