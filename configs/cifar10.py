@@ -107,11 +107,11 @@ def scatter(config: Config) -> None:
     config.model.update(views=4, conv="auto", head="cosine" if config.loss.name == "ldam" else "linear")
     for stream in base.STREAMS:
         config[stream].augment = "flip"
-    config.eval.every = 1.0  # whole images are predicted, stem and all
     config.optimizer.update(lr=0.1, weight_decay=0.08 if config.data.imbalance == "severe" else 0.04)
     config.meta.inner_lr = config.meta.inner_lr and 0.1
     config.query.sampler = "class_balanced"
     read_few_images(config)
+    config.eval.every = float(config.updates)  # once: whole images are predicted, stem and all
 
 
 def read_few_images(config: Config) -> None:
