@@ -53,9 +53,7 @@ def main() -> None:
             for clock, read in clocks.items():
                 seconds[name, clock].append(read() - started[clock])
     medians = {key: statistics.median(values) for key, values in seconds.items()}
-    print(
-        f"JAX {jax.__version__} on {jax.default_backend()}, PyTorch {torch.__version__}; {options.threads} threads;"
-    )
+    print(f"JAX {jax.__version__} on {jax.default_backend()}, PyTorch {torch.__version__}; {options.threads} threads;")
     print(
         f"batches of {options.images} images of 32×32×3, median of {TURNS} turns; largest difference {difference:.1e}\n"
     )

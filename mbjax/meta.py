@@ -71,7 +71,8 @@ def inner_update(
         if adapt is None:
             return tree
         name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
-        return jax.tree_util.tree_map_with_path(lambda path, x: x if adapt(name(path)) else jnp.zeros_like(x), tree)
+        changes = adapt
+        return jax.tree_util.tree_map_with_path(lambda path, x: x if changes(name(path)) else jnp.zeros_like(x), tree)
 
     def descend(params, grads):
         grads = chosen(grads)

@@ -574,8 +574,10 @@ def test_a_run_predicts_with_its_average_and_takes_sharpness_aware_steps(method,
 
 
 def test_a_pattern_of_weights_to_adapt_that_fits_none_is_named():
+    config = small_config()
+    config.meta.adapt = ("Conv*",)
     with pytest.raises(UserError, match=r"config.meta.adapt: 'Conv\*' fits no weight of the model, which has 'Dense_0"):
-        train.build(config_lib.validate(small_config(**{"meta.adapt": ("Conv*",)})))
+        train.build(config_lib.validate(config))
 
 
 def test_warm_up_trains_plainly_on_the_support_batches():

@@ -67,7 +67,7 @@ class Problem:
 
 
 def learning_rate(
-    *, lr: float | jax.Array, schedule: str, updates: int, drops: Sequence[float] = ()
+    *, lr: float | jax.Array, schedule: str, updates: float, drops: Sequence[float] = ()
 ) -> optax.ScalarOrSchedule:
     """The optimiser's learning rate: a number, or a function of the updates done so far.
 
@@ -135,7 +135,7 @@ def average_weights(decay: float) -> optax.GradientTransformation:
     forgotten.
     """
 
-    def update(updates: Params, state: AverageState, params: Params) -> tuple[Params, AverageState]:
+    def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, AverageState]:
         seen = state.seen + 1
         d = jnp.minimum(decay, seen / (seen + 9))
         new = optax.apply_updates(params, updates)

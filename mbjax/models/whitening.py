@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from typing import Any
 
 import numpy as np
 from sklearn.utils.extmath import randomized_svd
@@ -66,7 +67,8 @@ def learn(features: np.ndarray, labels: np.ndarray, *, rank: int) -> Whitening:
     rank = min(rank, len(x) - 1, x.shape[1])
     directions, gains = np.zeros((0, x.shape[1]), np.float32), np.zeros(0, np.float32)
     if rank:
-        _, sizes, directions = randomized_svd(within, rank, n_iter=2, random_state=0)
+        passes: Any = 2
+        _, sizes, directions = randomized_svd(within, rank, n_iter=passes, random_state=0)
         floor = SHRINKAGE * max(float((within**2).sum()) / within.size, 1e-12)
         gains = (np.sqrt(floor / (sizes**2 / len(x) + floor)) - 1).astype(np.float32)
     white = x + (x @ directions.T * gains) @ directions

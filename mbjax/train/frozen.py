@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mbjax import augment, methods, sampling
@@ -77,7 +78,7 @@ class _Features:
             part = np.concatenate([part, np.zeros((_BATCH - count, *part.shape[1:]), part.dtype)])
             rng = jax.random.fold_in(jax.random.key(self._seed), start)
             for view in range(views):
-                seen = change(jax.random.fold_in(rng, view), part) if view else part
+                seen = change(jax.random.fold_in(rng, view), jnp.asarray(part)) if view else part
                 out[start : start + count, view] = np.asarray(self._stem(seen))[:count]
         return out.reshape(-1, *shape)
 
