@@ -67,7 +67,7 @@ class Problem:
 
 
 def learning_rate(
-    *, lr: float | jax.Array, schedule: str, updates: float, drops: Sequence[float] = ()
+    *, lr: float | jax.Array, schedule: str, updates: int, drops: Sequence[float] = ()
 ) -> optax.ScalarOrSchedule:
     """The optimiser's learning rate: a number, or a function of the updates done so far.
 
@@ -109,7 +109,8 @@ def make_optimizer(
     sharpness-aware (Foret et al. 2021): the first of two updates goes to `θ + ρ g / ‖g‖`, and the second takes the step
     from `θ` by the gradient there. Each update has its own batch, and the schedule counts steps.
     """
-    rate = learning_rate(lr=lr, schedule=schedule, updates=updates / 2 if sam else updates, drops=drops)
+    steps: Any = updates / 2 if sam else updates  # a whole number or not, or traced
+    rate = learning_rate(lr=lr, schedule=schedule, updates=steps, drops=drops)
     decay = optax.add_decayed_weights(weight_decay, mask=None if decay_batch_norm else _outside_batch_norm)
     parts = [decay, optax.sgd(rate, momentum=momentum, nesterov=nesterov)]
     tx = optax.chain(*parts, *([average_weights(ema)] if ema else []))

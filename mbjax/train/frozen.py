@@ -75,10 +75,10 @@ class _Features:
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]
             count = len(part)
-            part = np.concatenate([part, np.zeros((_BATCH - count, *part.shape[1:]), part.dtype)])
+            part = jnp.asarray(np.concatenate([part, np.zeros((_BATCH - count, *part.shape[1:]), part.dtype)]))
             rng = jax.random.fold_in(jax.random.key(self._seed), start)
             for view in range(views):
-                seen = change(jax.random.fold_in(rng, view), jnp.asarray(part)) if view else part
+                seen = change(jax.random.fold_in(rng, view), part) if view else part
                 out[start : start + count, view] = np.asarray(self._stem(seen))[:count]
         return out.reshape(-1, *shape)
 
