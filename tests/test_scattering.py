@@ -161,6 +161,14 @@ def test_a_run_learns_and_its_model_predicts_and_exports_on_raw_images(dataset, 
         onnx_file.to_onnx(model)
 
 
+def test_an_augmentation_that_changes_the_size_is_refused(dataset):
+    large = {part: Split(np.tile(split.x, (1, 3, 3, 1)), split.y) for part, split in dataset.splits.items()}
+    with pytest.raises(UserError, match=r"config.support.augment='crop28_flip' changes the size of the images"):
+        train.build(
+            config.validate(settings(**{"support.augment": "crop28_flip"})), Dataset(large, ("a", "b", "c"), "x")
+        )
+
+
 def test_images_that_are_read_by_index_have_no_features(dataset):
     class Read:
         shape, dtype, digest, block = dataset.train.x.shape, dataset.train.x.dtype, "", 1

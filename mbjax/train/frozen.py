@@ -34,7 +34,7 @@ def split(
       seed: of the random views.
 
     Raises:
-      UserError: examples that are read by index, or an augmentation of what are no images.
+      UserError: examples that are read by index, or an augmentation of what are no images, or that changes their size.
     """
     if not hasattr(model, "stem"):
         return model, streams, sections
@@ -61,6 +61,12 @@ class _Features:
             )
         if augmentation != "none" and stream.x.ndim != 4:
             raise UserError(f"config.{name}.augment={augmentation!r} is for images, and these examples are none")
+        change, like = augment.AUGMENTATIONS[augmentation], jax.ShapeDtypeStruct(stream.x.shape, stream.x.dtype)
+        if jax.eval_shape(change, jax.eval_shape(jax.random.key, 0), like).shape != stream.x.shape:
+            raise UserError(
+                f"config.{name}.augment={augmentation!r} changes the size of the images, of which this model computes "
+                "features once: choose flip or crop_flip"
+            )
         views = {"none": 1, "flip": 2}.get(augmentation, self._views)
         key = (id(stream.x), augmentation)
         if key not in self._known:
