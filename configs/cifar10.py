@@ -3,10 +3,13 @@
     python -m mbjax.main --config=configs/cifar10.py:severe              # 5 images of each small class; MetaBalance
     python -m mbjax.main --config=configs/cifar10.py:moderate,over       # 5 to 50; over-sampling
     python -m mbjax.main --config=configs/cifar10.py:small,naive         # severe, with a narrow ResNet, for a CPU
+    python -m mbjax.main --config=configs/cifar10.py:scatter,balanced    # severe, behind a scattering transform
+    python -m mbjax.main --config=configs/cifar10.py:scatter_moderate,balanced
 
 `ROWS` lists the rows. Needs CIFAR-10 in the data folder (mbjax/data/images/cifar10.py says in what forms). `small`
 takes about one minute of one CPU core; results: docs/results.md. `severe` and `moderate` are for a GPU, not measured.
-The paper: MetaBalance 29.88% (severe) and 40.59% (moderate), naive training 16.14% and 31.52%.
+`scatter` and `scatter_moderate` are for a CPU: docs/few-images.md. The paper: MetaBalance 29.88% (severe) and 40.59%
+(moderate), naive training 16.14% and 31.52%.
 """
 
 from typing import Any
@@ -18,6 +21,7 @@ from mbjax.types import Config
 
 PLAIN = {"method": "erm"}
 OVER = PLAIN | {"train.sampler": "over"}
+BALANCED = PLAIN | {"train.sampler": "class_balanced", "train.batch_size": 30}
 CUTMIX = {"train.mix": "cutmix", "train.mix_probability": 0.5}  # of its authors' command for CIFAR
 ROWS: dict[str, dict[str, Any]] = {
     "metabalance": {},
@@ -39,6 +43,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "logit_adjustment": PLAIN | {"loss.name": "logit_adjustment"},
     "balanced_softmax": PLAIN | {"loss.name": "balanced_softmax"},
     "ldam_drw": {"method": "drw", "loss.name": "ldam", "loss.beta": 0.9999, "model.head": "cosine"},
+    "balanced": BALANCED,
+    "balanced_large_batch": BALANCED | {"train.batch_size": 240},  # as many images as the queries of 8 pairs
     # What MetaBalance is made of.
     "first_order": {"meta.grad_mode": "first_order"},
     "no_adaptation": {"meta.inner_lr": 0.0},
@@ -51,13 +57,13 @@ GRID = {}  # the paper's settings: five images leave none to choose others on
 
 
 def get_config(name: str = "severe") -> Config:
-    scenarios = ("severe", "moderate", "small")
+    scenarios = ("severe", "moderate", "small", "scatter", "scatter_moderate")
     scenario, row = base.parse_name(name, file="configs/cifar10.py", scenarios=scenarios, rows=ROWS)
     row = row or "metabalance"
     config: Config = base.base()
     config.task = "cifar10"
     config.data.update(
-        source="auto", imbalance="moderate" if scenario == "moderate" else "severe", majority_class=1, counts=(),
+        source="auto", imbalance="moderate" if scenario.endswith("moderate") else "severe", majority_class=1, counts=(),
         ratio=100.0, first=False, validation_share=0.0,
     )  # fmt: skip
     config.model = ConfigDict({"name": "resnet18", "width": 64, "stages": (2, 2, 2, 2), "dtype": "float32"})
@@ -79,21 +85,43 @@ def get_config(name: str = "severe") -> Config:
     if overrides.get("method") == "m2m":
         config.epochs *= 2  # its first classifier and its own training
     config.update_from_flattened_dict(overrides)
-    return small(config) if scenario == "small" else config
+    if scenario in ("small", "scatter", "scatter_moderate"):
+        (small if scenario == "small" else scatter)(config)
+    return config
 
 
-def small(config: Config) -> Config:
-    """The severe scenario for a CPU: a narrow, shallow ResNet, few updates, and 48,000 images read in every row.
+def small(config: Config) -> None:
+    """The severe scenario for a CPU: a narrow, shallow ResNet, and few updates."""
+    config.model.update(width=16, stages=(1, 1, 1), stem_stride=2)
+    config.eval.every = 0.5
+    config.optimizer.lr = 0.05
+    read_few_images(config)
+
+
+def scatter(config: Config) -> None:
+    """Either scenario for a CPU: a linear classifier behind a scattering transform, of the images and mirror images.
+
+    Weight decay and views were chosen for balanced training, on validation data that was made from training images.
+    """
+    config.model = ConfigDict({"name": "scattering", "blocks": 0, "whiten": 256, "width": 64, "norm": "batch"})
+    config.model.update(views=4, conv="auto", head="cosine" if config.loss.name == "ldam" else "linear")
+    for stream in base.STREAMS:
+        config[stream].augment = "flip"
+    config.optimizer.update(lr=0.1, weight_decay=0.08 if config.data.imbalance == "severe" else 0.04)
+    config.meta.inner_lr = config.meta.inner_lr and 0.1
+    config.query.sampler = "class_balanced"
+    read_few_images(config)
+    config.eval.every = float(config.updates)  # once: whole images are predicted, stem and all
+
+
+def read_few_images(config: Config) -> None:
+    """48,000 images read in every row.
 
     MetaBalance reads 120 · 8 · (20 + 30), support and query; mw_net and l2rw 1,600 · (20 + 10), training and clean; the
     others 2,400 · 20.
     """
-    config.model.update(width=16, stages=(1, 1, 1), stem_stride=2)
     config.meta.steps = 8
-    config.eval.every = 0.5
     config.updates = 120
-    config.optimizer.lr = 0.05
     if config.method != "metabalance":
         clean = config.clean.batch_size if config.method in ("mw_net", "l2rw") else 0
         config.updates = 48_000 // (config.train.batch_size + clean)
-    return config

@@ -123,6 +123,7 @@ def _then_trivial(first: Callable[[jax.Array, jax.Array], jax.Array]) -> Callabl
 
 AUGMENTATIONS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "none": lambda rng, images: images,
+    "flip": flip,
     "crop_flip": _crop_flip,
     "crop28_flip": _crop28_flip,
     "crop_flip_trivial": _then_trivial(_crop_flip),

@@ -21,6 +21,7 @@ from mbjax.types import Batch, LossFn, Metrics, ModelState, Params, PyTree
 
 GradMode = Literal["mixed", "reverse", "first_order"]
 ModelStateFrom = Literal["both", "support", "query"]
+Adapt = Callable[[str], bool]
 MetaStep = Callable[..., tuple[TrainState, Metrics]]
 
 
@@ -33,6 +34,7 @@ def inner_update(
     *,
     inner_lr: float,
     grad_mode: GradMode = "mixed",
+    adapt: Adapt | None = None,
 ) -> tuple[Params, tuple[jax.Array, ModelState, Metrics]]:
     """One SGD step on the support batch, `θ' = θ − γ ∇L_X(θ)`, and how its gradient is taken.
 
@@ -48,6 +50,8 @@ def inner_update(
       grad_mode: `"reverse"` differentiates the step as it stands, reverse over reverse. `"mixed"` takes the same
         gradient with a Hessian-vector product computed forward over reverse, from a linearisation of the support
         pass. `"first_order"` drops `H`.
+      adapt: whether the step changes a weight, by its path in `params`, such as `"Dense_0/kernel"`; None for all. The
+        vector-Jacobian product is then `v − γ H M v`, `M` the projection on those that it changes.
 
     Returns:
       `θ'` and `(L_X(θ), the model's state after the pass, the pass's metrics)`.
@@ -62,7 +66,16 @@ def inner_update(
         (loss, aux), grads = value_and_grad(params, *batch)
         return grads, (loss, *aux)
 
+    def chosen(tree):
+        """Zeros in place of what belongs to weights that the step does not change."""
+        if adapt is None:
+            return tree
+        name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+        changes = adapt
+        return jax.tree_util.tree_map_with_path(lambda path, x: x if changes(name(path)) else jnp.zeros_like(x), tree)
+
     def descend(params, grads):
+        grads = chosen(grads)
         return jax.tree.map(lambda p, g: p - (inner_lr * g).astype(p.dtype), params, grads)
 
     def step(params, *batch):
@@ -81,7 +94,7 @@ def inner_update(
         hessian_product, grads = residuals
         v, (loss_bar, _, _) = cotangents
         if hessian_product is not None:
-            v = jax.tree.map(lambda v, hv: v - inner_lr * hv, v, hessian_product(v))
+            v = jax.tree.map(lambda v, hv: v - inner_lr * hv, v, hessian_product(chosen(v)))
         params_bar = jax.tree.map(lambda v, g: v + loss_bar * g, v, grads)
         return params_bar, None, None, None  # only the weights are differentiated
 
@@ -105,6 +118,7 @@ def meta_loss(
     grad_mode: GradMode = "mixed",
     model_state_from: ModelStateFrom = "both",
     support_loss_fn: LossFn | None = None,
+    adapt: Adapt | None = None,
 ) -> tuple[jax.Array, tuple[ModelState, Metrics]]:
     """The loss of one pair, `L_Z(θ') + β L_X(θ)`; differentiate it by `params`.
 
@@ -122,6 +136,7 @@ def meta_loss(
             jax.random.fold_in(rng, 1 + k),
             inner_lr=inner_lr,
             grad_mode=grad_mode,
+            adapt=adapt,
         )
         state = jax.lax.stop_gradient(state)
         passes.append((loss, metrics))
@@ -153,6 +168,7 @@ def make_meta_step(
     model_state_from: ModelStateFrom = "both",
     axis_name: str | None = None,
     support_loss_fn: LossFn | None = None,
+    adapt: Adapt | None = None,
 ) -> MetaStep:
     """Makes `meta_step(state, support, query, weights=None) -> (state, metrics)`, one update of Algorithm 1.
 
@@ -174,6 +190,7 @@ def make_meta_step(
       axis_name: the mapped axis of `shard_map` or `pmap` over which the pairs are spread, equally many on each device
         (`mbjax.devices.parallel.spread`).
       support_loss_fn: the loss of the support batches, if it is another one.
+      adapt: which weights the inner step changes, all if None: see `inner_update`. The outer update changes all.
 
     Returns:
       A jitted function that donates `state`. `support` and `query` are pytrees whose leaves have a leading axis of
@@ -200,7 +217,7 @@ def make_meta_step(
     def pair_loss(params, model_state, support, query, rng, weight):
         loss, (new_state, metrics) = meta_loss(
             loss_fn, params, model_state, support, query, rng, inner_lr=inner_lr, inner_steps=inner_steps, beta=beta,
-            grad_mode=grad_mode, model_state_from=model_state_from, support_loss_fn=support_loss_fn,
+            grad_mode=grad_mode, model_state_from=model_state_from, support_loss_fn=support_loss_fn, adapt=adapt,
         )  # fmt: skip
         result = loss, (jax.tree.map(_change, new_state, model_state), jax.tree.map(_as_float, metrics))
         return result if weight is None else jax.tree.map(lambda x: weight.astype(x.dtype) * x, result)

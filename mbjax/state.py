@@ -46,3 +46,18 @@ class TrainState(flax.struct.PyTreeNode):
             opt_state=tx.init(params),
             rng=rng,
         )
+
+
+def predicting_weights(state: TrainState) -> Params:
+    """The weights to predict with: their average, where the optimiser keeps one; else the trained ones.
+
+    Between the two updates of a sharpness-aware step, these are the ones that it started from.
+    """
+    average = optax.tree_utils.tree_get(state.opt_state, "average")
+    if average is not None:
+        return average
+    start = optax.tree_utils.tree_get(state.opt_state, "cache")
+    if start is None:
+        return state.params
+    between = optax.tree_utils.tree_get(state.opt_state, "steps_since_sync") > 0
+    return jax.tree.map(lambda old, new: jnp.where(between, old, new), start, state.params)

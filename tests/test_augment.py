@@ -227,7 +227,7 @@ def small(**overrides):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("query.augment", "blur", "config.query.augment='blur': choose one of none, crop_flip"),
+        ("query.augment", "blur", "config.query.augment='blur': choose one of none, flip, crop_flip"),
         ("support.mix", "cutout", "config.support.mix='cutout': choose one of none, mixup, cutmix"),
         ("support.loss", "hinge", "config.support.loss='hinge': choose one of cross_entropy, focal"),
         ("eval.protocol", "authors", "config.eval.protocol='authors' is for images of 28×28 pixels or more"),

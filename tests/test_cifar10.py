@@ -73,6 +73,19 @@ def test_the_papers_settings(folder):
     assert train.build(config_lib.validate(severe)).updates == math.ceil(350 * 10 * 50 / (80 * 30))
 
 
+@pytest.mark.parametrize("row", ["balanced", "metabalance", "ldam_drw"])
+def test_rows_behind_a_scattering_transform_train_on_features_and_read_as_many_images(
+    row,
+    folder,
+):
+    config = cifar10_config.get_config(f"scatter_moderate,{row}")
+    config.data.update(dir=str(folder), imbalance="counts", counts=(2, 20, *[2] * 8))
+    experiment = train.build(config_lib.validate(config))
+    read = [math.prod(shape) for shape in experiment.shapes.values()]
+    assert experiment.updates * sum(read) == 48_000
+    assert {stream.x.shape for stream in experiment.streams.values()} == {(2 * 38, 4, 4, 243)}
+
+
 @pytest.mark.parametrize("row", cifar10_config.ROWS)
 def test_every_row_of_the_small_scenario_reads_as_many_images(row, folder):
     config = cifar10_config.get_config(f"small,{row}")

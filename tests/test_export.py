@@ -32,6 +32,7 @@ IMAGES = {
         "normalize": "imagenet",
         "head": "cosine",
     },
+    "tvmf": {"name": "cnn", "channels": (3,), "head": "tvmf"},
     "cosine": {"name": "resnet18", "width": 4, "stages": (1, 1), "head": "cosine", "embedding": 6, "stem_stride": 2},
 }
 

@@ -143,6 +143,27 @@ def test_the_support_loop_may_have_a_loss_of_its_own(grad_mode):
     assert_close(actual, expected, 1e-13)
 
 
+@pytest.mark.parametrize("grad_mode", ["reverse", "mixed", "first_order"])
+def test_an_adaptation_of_some_weights_leaves_the_others_and_has_its_closed_form(grad_mode):
+    """`∇ L_Z(θ')` with `θ' = θ − γ M ∇L_X(θ)` is `(I − γ A_X M)(A_Z θ' − a_Z)`, `M` the projection."""
+    theta, support, query = np.array([1.0, -2.0, 0.5, 3.0]), quadratic_batches(0), quadratic_batches(1)
+
+    def split(params, *arguments):
+        return quadratic(jnp.concatenate([params["stem"]["w"], params["head"]["w"]]), *arguments)
+
+    params = {"stem": {"w": jnp.array(theta[:1])}, "head": {"w": jnp.array(theta[1:])}}
+    actual = meta_gradient(
+        split, params, support, query, inner_lr=0.3, grad_mode=grad_mode, adapt=lambda name: name == "head/w"
+    )
+    mask, expected = np.diag([0.0, 1, 1, 1]), []
+    for k in range(PAIRS):
+        adapted = theta - 0.3 * mask @ (support["A"][k] @ theta - support["a"][k])
+        gradient = query["A"][k] @ adapted - query["a"][k]
+        second = 0 if grad_mode == "first_order" else 0.3 * support["A"][k] @ mask @ gradient
+        expected.append(gradient - second)
+    assert_close(np.concatenate([actual["stem"]["w"], actual["head"]["w"]]), np.mean(expected, 0), 1e-13)
+
+
 def test_metrics_are_means_over_pairs_of_the_losses_before_and_after_the_adaptation():
     theta, support, query = np.array([1.0, -2.0, 0.5, 3.0]), quadratic_batches(0), quadratic_batches(1)
     tx = optax.sgd(1.0)

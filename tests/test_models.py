@@ -9,6 +9,7 @@ import pytest
 from mbjax import config as config_lib
 from mbjax import config_files, models
 from mbjax.models.conv import convolve
+from mbjax.models.heads import TvMFDense
 from mbjax.types import UserError
 
 
@@ -161,6 +162,23 @@ def test_a_cosine_head_gives_cosines_of_the_same_features(name, options):
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_t_vmf_head_is_the_cosine_bent_by_its_concentration():
+    x = jax.random.normal(jax.random.key(0), (6, 5))
+    cosine, bent = models.build("mlp", outputs=3, hidden=(), head="cosine"), TvMFDense(3, kappa=4.0, scale=2.0)
+    kernel = init(cosine, x)["params"]["CosineDense_0"]["kernel"]
+    variables = {"params": {"CosineDense_0": {"kernel": kernel}}}
+    c = np.asarray(apply(cosine, {"params": {"CosineDense_0": {"kernel": kernel}}}, x, train=False))
+    np.testing.assert_allclose(apply(bent, variables, x), 2 * ((1 + c) / (5 - 4 * c) - 1), rtol=1e-4, atol=1e-5)
+    plain = TvMFDense(3, kappa=0.0, scale=2.0)
+    np.testing.assert_allclose(apply(plain, variables, x), 2 * c, rtol=1e-5, atol=1e-6)
+    ends = apply(
+        bent, {"params": {"CosineDense_0": {"kernel": jnp.eye(3)}}}, jnp.eye(3) * jnp.array([[1.0], [1], [-1]])
+    )
+    np.testing.assert_allclose(np.diag(ends), [2, 2, -2], atol=1e-5)  # the same direction, and the opposite one
+    model = models.build("mlp", outputs=3, hidden=(), head="tvmf")
+    assert set(init(model, x)["params"]) == {"TvMFDense_0"}
+
+
 def test_a_cosine_head_is_smooth_where_all_features_are_zero():
     model = models.build("mlp", outputs=2, hidden=(), head="cosine")
     variables = init(model, jnp.ones((1, 3)))
@@ -175,14 +193,14 @@ def test_a_cosine_head_is_smooth_where_all_features_are_zero():
 
 
 def test_an_unknown_head_is_named():
-    with pytest.raises(UserError, match=r"config.model.head='arc': choose one of linear, cosine"):
+    with pytest.raises(UserError, match=r"config.model.head='arc': choose one of linear, cosine, tvmf"):
         init(models.build("mlp", outputs=2, head="arc"), jnp.ones((1, 3)))
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mpl", {}, r"config.model.name='mpl': choose one of mlp, cnn, resnet18"),
+        ("mpl", {}, r"config.model.name='mpl': choose one of mlp, cnn, resnet18, scattering"),
         ("mlp", {"widht": 3}, r"config.model.widht=3: the model 'mlp' has no such option; it has hidden, dropout"),
         ("resnet18", {"hidden": (64,)}, r"config.model.hidden=\(64,\).*it has width, stages, dtype, conv"),
         (

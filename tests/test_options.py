@@ -42,7 +42,7 @@ KEYS: dict[str, dict[str, Any]] = {
         "beta": 0.999, "deferred": 0.8, "gamma": 0.9, "lambda": 0.5, "pretrain": 0.5, "step_size": 0.1, "steps": 10,
     },
     "meta": {
-        "beta": 0.0, "grad_mode": "mixed", "inner_lr": 0.01, "inner_steps": 1, "model_state_from": "both",
+        "adapt": (), "beta": 0.0, "grad_mode": "mixed", "inner_lr": 0.01, "inner_steps": 1, "model_state_from": "both",
         "pairs_per_chunk": None, "steps": 80, "warmup": 0.0,
     },
     "model": {
@@ -50,8 +50,8 @@ KEYS: dict[str, dict[str, Any]] = {
         "scaling_layer": False,
     },
     "optimizer": {
-        "decay_batch_norm": True, "drops": (), "lr": 0.02, "momentum": 0.9, "name": "sgd", "nesterov": True,
-        "schedule": "constant", "weight_decay": 0.0005,
+        "decay_batch_norm": True, "drops": (), "ema": 0.0, "lr": 0.02, "momentum": 0.9, "name": "sgd", "nesterov": True,
+        "sam": 0.0, "schedule": "constant", "weight_decay": 0.0005,
     },
     "weight_net": {
         "hidden": 100, "lr": 0.001, "momentum": 0.9, "normalize": False, "optimizer": "adam", "weight_decay": 0.0001,

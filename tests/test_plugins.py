@@ -257,7 +257,8 @@ def test_the_command_line_and_its_help(tmp_path):
         (
             "model.name",
             "net",
-            r"config.model.name='net': choose one of mlp, cnn, resnet18, resnet34, resnet50, tabm, or MODULE:NAME$",
+            r"config.model.name='net': choose one of mlp, cnn, resnet18, resnet34, resnet50, scattering, tabm, or "
+            r"MODULE:NAME$",
         ),
         ("eval.scores", ("brier",), r"config.eval.scores=\('brier',\): names are needed"),
     ],

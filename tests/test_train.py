@@ -15,11 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 
 from mbjax import config as config_lib
 from mbjax import data, losses, methods, models, report, train
+from mbjax.state import TrainState, predicting_weights
 from mbjax.train import checkpoint, loop
 from mbjax.types import Dataset, Split, UserError
 
@@ -511,6 +513,71 @@ def test_the_learning_rate_drops_to_a_tenth_and_batch_norm_does_not_decay():
         moved.append([float(-leaf[0]) for leaf in jax.tree.leaves(changes)])
     np.testing.assert_allclose(np.array(moved)[:, 2], [0.1] * 4 + [0.01] * 2 + [0.001] * 2, rtol=1e-5)
     assert (np.array(moved)[:, :2] == 0).all()
+
+
+OPTIMIZER = {"momentum": 0.0, "nesterov": False, "decay_batch_norm": True, "schedule": "constant", "drops": ()}
+
+
+def follow(tx, gradient, updates):
+    """The states, from the first one on, of weights that start at (1, −2)."""
+    state = TrainState.create(params={"w": jnp.array([1.0, -2.0])}, tx=tx, rng=jax.random.key(0))
+    states = [state]
+    for _ in range(updates):
+        changes, opt_state = tx.update({"w": gradient(state.params["w"])}, state.opt_state, state.params)
+        state = state.replace(params=optax.apply_updates(state.params, changes), opt_state=opt_state)
+        states.append(state)
+    return states
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.6])
+def test_a_sharpness_aware_step_is_that_of_the_gradient_uphill(ema):
+    curvature = jnp.array([3.0, 0.5])
+    gradient = lambda w: curvature * w  # noqa: E731
+    tx = methods.make_optimizer(lr=0.1, weight_decay=0.2, updates=4, sam=0.7, ema=ema, **OPTIMIZER)
+    states = follow(tx, gradient, 4)
+    start, average = np.array([1.0, -2.0]), np.array([1.0, -2.0])
+    for step in (1, 2):
+        g = np.asarray(curvature) * start
+        uphill = start + 0.7 * g / np.linalg.norm(g)
+        np.testing.assert_allclose(states[2 * step - 1].params["w"], uphill, rtol=1e-6)
+        if not ema:  # what predicts is where the step started, though the state is uphill
+            np.testing.assert_allclose(predicting_weights(states[2 * step - 1])["w"], start, rtol=1e-6)
+        start = start - 0.1 * (np.asarray(curvature) * uphill + 0.2 * start)
+        np.testing.assert_allclose(states[2 * step].params["w"], start, rtol=1e-6)
+        d = min(0.6, step / (step + 9))
+        average = d * average + (1 - d) * start
+        np.testing.assert_allclose(predicting_weights(states[2 * step])["w"], average if ema else start, rtol=1e-6)
+
+
+def test_the_average_of_the_weights_predicts_and_changes_no_update():
+    gradient = lambda w: w - jnp.array([0.5, 0.5])  # noqa: E731
+    make = lambda ema: methods.make_optimizer(lr=0.3, weight_decay=0.0, updates=30, ema=ema, **OPTIMIZER)  # noqa: E731
+    plain, averaged = follow(make(0.0), gradient, 30), follow(make(0.5), gradient, 30)
+    expected = np.array([1.0, -2.0])
+    for update, (one, other) in enumerate(zip(plain[1:], averaged[1:], strict=True), start=1):
+        np.testing.assert_array_equal(one.params["w"], other.params["w"])
+        d = min(0.5, update / (update + 9))
+        expected = d * expected + (1 - d) * np.asarray(one.params["w"])
+        np.testing.assert_allclose(predicting_weights(other)["w"], expected, rtol=1e-5)
+    assert predicting_weights(plain[-1]) is plain[-1].params
+
+
+@pytest.mark.parametrize("method", ["erm", "metabalance"])
+def test_a_run_predicts_with_its_average_and_takes_sharpness_aware_steps(method, tmp_path):
+    changes = {"method": method, "optimizer.ema": 0.9, "optimizer.sam": 0.05, "meta.adapt": ("Dense_1*",), "updates": 6}
+    experiment = train.build(config_lib.validate(small_config(**changes)))
+    state = train.last_state(train.make_updates(experiment, 6)(experiment.method.init(0), [6]))
+    predictor, average = train.make_predictor(experiment, state), predicting_weights(state)
+    jax.tree.map(np.testing.assert_array_equal, predictor.variables["params"], average)
+    apart = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - b).max()), average, state.params)
+    assert min(jax.tree.leaves(apart)) > 0
+
+
+def test_a_pattern_of_weights_to_adapt_that_fits_none_is_named():
+    config = small_config()
+    config.meta.adapt = ("Conv*",)
+    with pytest.raises(UserError, match=r"config.meta.adapt: 'Conv\*' fits no weight of the model, which has 'Dense_0"):
+        train.build(config_lib.validate(config))
 
 
 def test_warm_up_trains_plainly_on_the_support_batches():

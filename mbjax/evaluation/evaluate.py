@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from mbjax import augment, sampling
 from mbjax.devices import parallel
 from mbjax.evaluation import calibration, identification, metrics
-from mbjax.state import TrainState
+from mbjax.state import TrainState, predicting_weights
 from mbjax.types import Dataset, PyTree, Split, UserError
 
 Predictions = Mapping[str, np.ndarray]
@@ -140,7 +140,7 @@ class _Batches:
 
 
 def _variables(state: TrainState) -> PyTree:
-    return {"params": state.params, **state.model_state}
+    return {"params": predicting_weights(state), **state.model_state}
 
 
 @functools.lru_cache(maxsize=32)

@@ -13,6 +13,7 @@ from mbjax import models
 from mbjax.data.arrays import Arrays
 from mbjax.data.tables.columns import TableColumns
 from mbjax.data.tables.numbers import Coefficients
+from mbjax.models.heads import TvMFDense
 from mbjax.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 from mbjax.predict import Predictor
 from mbjax.types import PyTree, UserError
@@ -29,7 +30,7 @@ def to_onnx(predictor: Predictor) -> bytes:
     gives them. The class names are in the model's metadata, joined by line breaks.
 
     Raises:
-      UserError: the package `onnx` is not installed.
+      UserError: the package `onnx` is not installed, or a model that has no ONNX form here.
     """
     try:
         import onnx
@@ -42,7 +43,10 @@ def to_onnx(predictor: Predictor) -> bytes:
         if isinstance(predictor.preprocessing, TableColumns)
         else graph.array(predictor.preprocessing)
     )
-    z = _NETWORKS[predictor.model["name"]](graph, x, predictor.model)
+    name = predictor.model["name"]
+    if name not in _NETWORKS:
+        raise UserError(f"the model {name!r} cannot be written as ONNX (only {', '.join(_NETWORKS)}): use StableHLO")
+    z = _NETWORKS[name](graph, x, predictor.model)
     graph.probabilities(z, predictor)
     output = helper.make_tensor_value_info("probabilities", onnx.TensorProto.DOUBLE, ["n", len(predictor.classes)])
     made = helper.make_model(
@@ -148,9 +152,18 @@ class _Graph:
         return self.add("BatchNormalization", x, *map(self.constant, values), epsilon=1e-5)
 
     def head(self, x: str, model: Mapping[str, Any], dense: str) -> str:
-        if model.get("head") != "cosine":
-            return self.dense(x, dense)
-        kernel = np.asarray(self._params["CosineDense_0"]["kernel"], np.float64)
+        if model.get("head") == "tvmf":
+            layer, one = TvMFDense(1), self.constant(1.0)
+            cosines = self.cosines(x, self._params["TvMFDense_0"]["CosineDense_0"]["kernel"])
+            below = self.add("Mul", self.add("Sub", one, cosines), self.constant(layer.kappa))
+            similarity = self.add("Div", self.add("Add", one, cosines), self.add("Add", one, below))
+            return self.add("Mul", self.add("Sub", similarity, one), self.constant(layer.scale))
+        if model.get("head") == "cosine":
+            return self.cosines(x, self._params["CosineDense_0"]["kernel"])
+        return self.dense(x, dense)
+
+    def cosines(self, x: str, kernel: Any) -> str:
+        kernel = np.asarray(kernel, np.float64)
         kernel = kernel / np.sqrt(np.maximum((kernel**2).sum(0, keepdims=True), 1e-12))
         length = self.add("ReduceSum", self.add("Mul", x, x), self.constant([1], np.int64), keepdims=1)
         length = self.add("Sqrt", self.add("Max", length, self.constant(1e-12)))

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from jax.sharding import Mesh
 
 from mbjax import augment, losses, models, sampling
@@ -90,6 +91,9 @@ OPTIMIZER_OPTIONS = (  # of config.optimizer
     Option("nesterov", True, FLAG, "whether the momentum is Nesterov's"),
     Option("weight_decay", 5e-4, NOT_NEGATIVE, "added to the gradient, as PyTorch's SGD does; of AdamW to the update"),
     Option("decay_batch_norm", True, FLAG, "whether weight decay acts on BatchNorm's scales and biases"),
+    Option("ema", 0.0, SHARE_BELOW_1, "the decay of an average of the weights, which then predicts; 0: none"),
+    Option("sam", 0.0, NOT_NEGATIVE,
+           "ρ of sharpness-aware minimisation, which takes two updates for a step; 0: plain SGD"),
     Option("schedule", "constant", choice(("constant", "cosine", "step")), "of the learning rate"),
     Option("drops", (), several(SHARE_INSIDE, "shares of the updates, above 0 and below 1, are needed"),
            "of step: shares of the updates after which the learning rate is a tenth of what it was"),
@@ -98,15 +102,52 @@ OPTIMIZER_OPTIONS = (  # of config.optimizer
 
 def make_optimizer(
     *, name: str = "sgd", lr: float, momentum: float, nesterov: bool, weight_decay: float, decay_batch_norm: bool,
-    schedule: str, drops: Sequence[float], updates: int,
+    schedule: str, drops: Sequence[float], updates: int, ema: float = 0.0, sam: float = 0.0,
 ) -> optax.GradientTransformation:  # fmt: skip
-    """SGD with momentum and weight decay added to the gradient, as PyTorch's; or AdamW, the decay times the rate."""
-    rate = learning_rate(lr=lr, schedule=schedule, updates=updates, drops=drops)
+    """SGD with momentum and weight decay added to the gradient, as PyTorch's; or AdamW, the decay times the rate.
+
+    With `ema` it keeps an average of the weights; `mbjax.state.predicting_weights` gives it. With `sam`, it is
+    sharpness-aware (Foret et al. 2021): the first of two updates goes to `θ + ρ g / ‖g‖`, and the second takes the step
+    from `θ` by the gradient there. Each update has its own batch, and the schedule counts steps.
+    """
+    steps: Any = updates / 2 if sam else updates  # a whole number or not, or traced
+    rate = learning_rate(lr=lr, schedule=schedule, updates=steps, drops=drops)
     decay = optax.add_decayed_weights(weight_decay, mask=None if decay_batch_norm else _outside_batch_norm)
+    parts = [decay, optax.sgd(rate, momentum=momentum, nesterov=nesterov)]
     if name == "adamw":
-        adam = optax.scale_by_adam(b1=momentum, nesterov=nesterov)
-        return optax.chain(adam, decay, optax.scale_by_learning_rate(rate))
-    return optax.chain(decay, optax.sgd(rate, momentum=momentum, nesterov=nesterov))
+        parts = [optax.scale_by_adam(b1=momentum, nesterov=nesterov), decay, optax.scale_by_learning_rate(rate)]
+    tx = optax.chain(*parts, *([average_weights(ema)] if ema else []))
+    if sam:
+        ascent = optax.chain(optax.contrib.normalize(), optax.sgd(sam))
+        tx = optax.contrib.sam(tx, ascent, sync_period=2)
+        # It keeps the weights that it starts from, which an update takes over the memory of: a copy of them.
+        return tx._replace(init=lambda params, init=tx.init: init(jax.tree.map(jnp.copy, params)))
+    return tx
+
+
+class AverageState(NamedTuple):
+    """What `average_weights` keeps: how many updates there were, and the average of the weights after each."""
+
+    seen: jax.Array
+    average: Params
+
+
+def average_weights(decay: float) -> optax.GradientTransformation:
+    """An exponential moving average of the weights, the last of a chain: it changes no update.
+
+    `a ← d a + (1 − d) θ` after the update number `t`, where `d = min(decay, t / (t + 9))`: the first weights are soon
+    forgotten.
+    """
+
+    def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, AverageState]:
+        seen = state.seen + 1
+        d = jnp.minimum(decay, seen / (seen + 9))
+        new = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda a, p: (d * a + (1 - d) * p).astype(p.dtype), state.average, new)
+        return updates, AverageState(seen, average)
+
+    init = lambda params: AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))  # noqa: E731
+    return optax.GradientTransformation(init, update)
 
 
 def _outside_batch_norm(params: Params) -> Params:

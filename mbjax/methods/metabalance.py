@@ -1,6 +1,7 @@
 """MetaBalance (section 3 of the paper): adapt to a support batch, minimise the loss on a query batch."""
 
-from collections.abc import Callable, Mapping
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,14 +11,16 @@ from mbjax import losses
 from mbjax.devices import parallel
 from mbjax.meta import make_meta_step
 from mbjax.methods.base import Method, Problem, Recipe, Sections, Shapes, stream_section
-from mbjax.options import COUNT, NOT_NEGATIVE, SHARE_BELOW_1, Option, Section, choice, count_to, unset_or
+from mbjax.options import COUNT, NOT_NEGATIVE, SHARE_BELOW_1, TEXTS, Option, Section, choice, count_to, listed, unset_or
 from mbjax.state import TrainState
-from mbjax.types import Batch, LossFn, Metrics
+from mbjax.types import Batch, LossFn, Metrics, UserError
 
 OPTIONS = (  # of config.meta
     Option("steps", 80, COUNT, "pairs of a support and a query batch in an update"),
     Option("inner_lr", 0.01, NOT_NEGATIVE, "γ, the learning rate of the adaptation to a support batch"),
     Option("inner_steps", 1, count_to(100), "SGD steps of the adaptation"),
+    Option("adapt", (), TEXTS,
+           "patterns of the weights that the adaptation changes, such as ('Dense_*', 'Conv_4*'); all of them if empty"),
     Option("beta", 0.0, NOT_NEGATIVE, "β, the weight of the support loss beside the query loss"),
     Option("grad_mode", "mixed", choice(("mixed", "reverse", "first_order")), "how the adaptation is differentiated"),
     Option("pairs_per_chunk", None, unset_or(COUNT, "None to leave it to mbjax"),
@@ -37,6 +40,7 @@ def build(problem: Problem, *, support: dict[str, Any], query: dict[str, Any], m
     In the first `config.meta.warmup` of the updates it trains plainly, on the support batches alone.
     """
     pairs, warmup = meta.pop("steps"), meta.pop("warmup")
+    meta["adapt"] = adapts(meta["adapt"], problem.init)
     batch = min(support["batch_size"], query["batch_size"])
     mesh = parallel.choose_mesh(problem.parallel, pairs=pairs, batch=batch, init=problem.init)
     axis_name = parallel.AXIS if mesh else None
@@ -70,6 +74,22 @@ def build(problem: Problem, *, support: dict[str, Any], query: dict[str, Any], m
         mesh=mesh,
         choices={f"meta.{name}": meta[name] for name in ("grad_mode", "pairs_per_chunk")},
     )
+
+
+def adapts(patterns: Sequence[str], init: Callable[[int], TrainState]) -> Callable[[str], bool] | None:
+    """Whether the adaptation changes a weight, by its path: one of the patterns fits it. None if there are none: all.
+
+    Raises:
+      UserError: a pattern that fits no weight of the model.
+    """
+    if not patterns:
+        return None
+    leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(init, 0).params)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(f"config.meta.adapt: {pattern!r} fits no weight of the model, which has {listed(names)}")
+    return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def streams(sections: Sections) -> Shapes:

@@ -11,6 +11,7 @@ from mbjax.models.cnn import CNN
 from mbjax.models.conv import CONV_OPTION, automatic
 from mbjax.models.mlp import MLP, UNSET
 from mbjax.models.resnet import ResNet, ResNet34, ResNet50
+from mbjax.models.scattering_net import ScatteringNet
 from mbjax.models.tabm import TabM
 from mbjax.options import Option
 from mbjax.registry import Registry
@@ -18,9 +19,17 @@ from mbjax.types import PyTree, UserError
 
 MODELS = Registry[Any](
     "mbjax.models",
-    {"mlp": MLP, "cnn": CNN, "resnet18": ResNet, "resnet34": ResNet34, "resnet50": ResNet50, "tabm": TabM},
+    {
+        **{"mlp": MLP, "cnn": CNN, "resnet18": ResNet, "resnet34": ResNet34, "resnet50": ResNet50},
+        **{"scattering": ScatteringNet, "tabm": TabM},
+    },
 )
-"""Each model's class, or a function that takes `outputs` and the model's options and gives a module."""
+"""Each model's class, or a function that takes `outputs` and the model's options and gives a module.
+
+A module may have a frozen part: `stem(x) -> features`, without weights, and `behind(features, labels)`, a module with
+the same weights that is called with features; it may learn constants of those of the training part. Training then
+computes the features once (`mbjax.train.frozen`); the attribute `views` says of how many views of each example.
+"""
 NAME_OPTION = Option("name", "mlp", MODELS.kind, "which model; the other keys are its own")
 
 

@@ -31,7 +31,7 @@ class CNN(nn.Module):
       channels: of each convolution.
       pooling: `"none"` gives the head all pixels of the last convolution, `"mean"` each channel's mean.
       conv: see `mbjax.models.conv.convolve`.
-      head: the last layer, `"linear"` or `"cosine"`: see `mbjax.models.heads`.
+      head: the last layer: see `mbjax.models.heads`.
     """
 
     outputs: int

@@ -79,7 +79,7 @@ class MLP(nn.Module):
       activation: of the hidden layers, of `ACTIVATIONS`.
       parametric: whether it is a `Parametric` one.
       scaling_layer: whether a `Scale` is the first layer.
-      head: the last layer, `"linear"` or `"cosine"`: see `mbjax.models.heads`.
+      head: the last layer: see `mbjax.models.heads`.
     """
 
     outputs: int

@@ -55,7 +55,7 @@ class ResNet(nn.Module):
       stages: blocks of each stage.
       dtype: what it computes in. Weights and running statistics stay float32.
       conv: see `mbjax.models.conv.convolve`. The parameters are the same.
-      head: the last layer, `"linear"` or `"cosine"`: see `mbjax.models.heads`. On an embedding, `"cosine"` is the
+      head: the last layer: see `mbjax.models.heads`. On an embedding, `"cosine"` is the
         classifier of CosFace.
       embedding: length of an embedding between pooling and head, a linear layer without bias and BatchNorm; without
         one if 0.

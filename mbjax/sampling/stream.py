@@ -69,6 +69,21 @@ class Stream:
         return self.take(step * size, steps * size).reshape(steps, *shape)
 
 
+def with_views(stream: Stream, x: np.ndarray, views: int, key: tuple[int, ...]) -> Stream:
+    """The stream of examples of which there are several views each, one of them drawn whenever one is read.
+
+    Args:
+      stream: in the order of which they are read.
+      x: the views of its first example, then those of its second, and so on, `[n · views, ...]`.
+      views: of each.
+      key: of the draws.
+    """
+    draw = _endless(lambda rng, epochs: rng.integers(views, size=(epochs, _BLOCK), dtype=np.int32), _BLOCK, key)
+    labels = {name: np.repeat(values, views) for name, values in stream.labels.items()}
+    take = lambda start, count: stream.take(start, count) * np.int32(views) + draw(start, count)  # noqa: E731
+    return dataclasses.replace(stream, x=x, take=take, **labels)
+
+
 def natural(y: np.ndarray, strategy: Strategy, key: tuple[int, ...]) -> tuple[int, Take]:
     """Every example once an epoch. Like every sampler here, returns the length of an epoch and the order."""
     return len(y), _walk(np.arange(len(y), dtype=np.int32), key)

@@ -15,6 +15,7 @@ import numpy as np
 from mbjax import augment, class_weights, data, losses, methods, models, sampling
 from mbjax.data import splits
 from mbjax.devices import parallel as parallel_lib
+from mbjax.train import frozen
 from mbjax.types import Config, Dataset, LossFn, Split, UserError
 
 
@@ -24,7 +25,7 @@ class Experiment:
 
     Attributes:
       dataset: what is trained and tested on.
-      model: the network.
+      model: the network, of the data set's examples. Of one with a frozen part the method trains what is behind it.
       sections: the configuration's, as dicts.
       make_method: `make_method` below, but for the arguments that this run decides.
       class_counts: training examples of each class, `[classes]`, of what the method reads; by weight if they have any.
@@ -147,8 +148,10 @@ def assemble(
     if updates is None:
         epoch = streams[recipe.epoch_stream].epoch_length
         updates = math.ceil(config.epochs * epoch / math.prod(shapes[recipe.epoch_stream]))
-    example = np.zeros((1, *dataset.train.x.shape[1:]), dataset.train.x.dtype)
-    make = functools.partial(make_method, config.method, model=model, example=example, groups=bool(dataset.groups))
+    behind, streams, sections = frozen.split(model, streams, sections, main=recipe.epoch_stream, seed=config.seed)
+    x = streams[recipe.epoch_stream].x
+    example = np.zeros((1, *x.shape[1:]), x.dtype)
+    make = functools.partial(make_method, config.method, model=behind, example=example, groups=bool(dataset.groups))
     method = make(sections=sections, class_counts=class_counts, updates=updates, parallel=config.parallel)
     return Experiment(dataset, model, sections, make, class_counts, method, streams, shapes, updates, recipe, platform)
 

@@ -11,7 +11,7 @@ from mbjax import losses
 from mbjax.data import preprocessing
 from mbjax.evaluation import calibration, decisions, evaluate, metrics
 from mbjax.predict import Predictor
-from mbjax.state import TrainState
+from mbjax.state import TrainState, predicting_weights
 from mbjax.train.experiment import Experiment
 from mbjax.types import UserError, count_classes
 
@@ -61,7 +61,7 @@ def make_predictor(
         calibrated = calibration.shift_priors(tempered, sampled, priors), np.asarray(held.y)
     return Predictor(
         model={**sections["model"], "outputs": outputs},
-        variables=jax.tree.map(np.asarray, {"params": state.params, **state.model_state}),
+        variables=jax.tree.map(np.asarray, {"params": predicting_weights(state), **state.model_state}),
         preprocessing=preprocessing.of(dataset),
         classes=dataset.classes,
         priors=priors,

@@ -67,11 +67,14 @@ def train_population(
         both.
 
     Raises:
-      ValueError: a setting that is none of `NUMBERS`, or examples of several shapes for a network that is no MLP.
+      ValueError: a setting that is none of `NUMBERS`, examples of several shapes for a network that is no MLP, or a
+        model with a frozen stem.
     """
     widths.check(experiments)
     if unknown := {key for setting in settings for key in setting} - set(NUMBERS):
         raise ValueError(f"settings {sorted(unknown)}: runs of one program can differ in {', '.join(NUMBERS)}")
+    if hasattr(experiments[0].model, "stem"):
+        raise ValueError("the runs have a model with a frozen stem, each its own features: train them one by one")
     together = mode == "together" or (mode == "auto" and _pays(experiments[0]))
     log.debug("%d runs %s", len(experiments) * len(settings), "together, as one" if together else "in turn")
     started = time.perf_counter()

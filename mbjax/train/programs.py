@@ -51,8 +51,9 @@ def find(
         for name, section in experiment.sections.items() if name != "data"
     }  # fmt: skip
     name, x = experiment.make_method.args[0], experiment.dataset.train.x
+    network = experiment.make_method.keywords["model"]  # with what it has learned of a frozen part's features
     key = json.dumps(
-        [name, sections, repr(experiment.model), keys, updates_per_call, updates, mapped, x.shape[1:], str(x.dtype)],
+        [name, sections, repr(network), keys, updates_per_call, updates, mapped, x.shape[1:], str(x.dtype)],
         default=str,
     )
     _PROGRAMS[key] = _PROGRAMS.pop(key, None) or _compile(experiment, updates_per_call, updates, mapped)

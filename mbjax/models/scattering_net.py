@@ -1,0 +1,144 @@
+"""A linear classifier, or a small residual network, on the scattering transform: for few images of a class."""
+
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbjax.models import whitening
+from mbjax.models.conv import CONV_OPTION, Conv, ConvImplementation
+from mbjax.models.heads import HEAD_OPTION, Head, make_head
+from mbjax.models.scattering import paths, scattering
+from mbjax.options import COUNT, WHOLE_NOT_NEGATIVE, Option, choice
+
+SCALES, ANGLES = 2, 8
+_FLOOR = 2e-3  # of a coefficient before its logarithm: one part in a thousand of the range of pixels, −1 to 1
+Norm = Literal["batch", "group"]
+
+OPTIONS = (  # of config.model
+    Option("blocks", 0, WHOLE_NOT_NEGATIVE, "residual blocks; 0 for a linear classifier of whitened features"),
+    Option("whiten", 256, WHOLE_NOT_NEGATIVE, "without blocks, how many directions are whitened; 0 for none"),
+    Option("width", 64, COUNT, "channels of the residual blocks"),
+    Option("norm", "batch", choice(get_args(Norm)), "what normalises within the blocks"),
+    Option("views", 4, COUNT,
+           "of each training image, whose features are computed once: itself, and random ones by its stream's augment"),
+    CONV_OPTION,
+    HEAD_OPTION,
+)  # fmt: skip
+
+
+def log_scattering(images: jax.Array) -> jax.Array:
+    """`S₀`, and the logarithms of `S₁` and `S₂`, of 2 scales and 8 angles: of 32×32×3 pixels 8×8×243 coefficients.
+
+    Args:
+      images: `[n, height, width, channels]` or `[n, height, width]`, from −1 to 1.
+
+    Returns:
+      `[n, ⌊height / 4⌋, ⌊width / 4⌋, 81 · channels]`.
+    """
+    images = images[..., None] if images.ndim == 3 else images
+    coefficients = scattering(images, scales=SCALES, angles=ANGLES)
+    is_mean = jnp.arange(coefficients.shape[-1]) % paths(SCALES, ANGLES) == 0
+    logs = jnp.log(jnp.maximum(coefficients, 0) + _FLOOR)
+    return jnp.where(is_mean[None, None, None], coefficients, logs)
+
+
+class OnScattering(nn.Module):
+    """What `ScatteringNet` has behind its stem: the same weights, called with the stem's features.
+
+    What was learned of the training part before (`mbjax.models.whitening`) are its variables `stem`; training leaves
+    them as they are.
+    """
+
+    outputs: int
+    blocks: int
+    whiten: int
+    width: int
+    norm: Norm
+    conv: ConvImplementation
+    head: Head
+    learned: whitening.Whitening | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, features: bool = False) -> jax.Array:
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        size = int(np.prod(x.shape[1:]))
+        learned = self.learned or whitening.identity(x.shape[-1], size, 0 if self.blocks else min(self.whiten, size))
+        stem = {
+            name: self.variable("stem", name, jnp.asarray, array).value.astype(x.dtype)
+            for name, array in learned.arrays().items()
+        }
+        x = (x - stem["mean"][None, None, None]) / stem["scale"][None, None, None]
+        if not self.blocks:
+            x = x.reshape(x.shape[0], -1)
+            x = stem["factor"][None] * (x + (x @ stem["directions"].T * stem["gains"][None]) @ stem["directions"])
+        else:
+            x = self._norm(train, Conv(self.width, size=1, conv=self.conv, dtype=str(x.dtype))(x))
+            for _ in range(self.blocks):
+                y = nn.relu(self._norm(train, Conv(self.width, conv=self.conv, dtype=str(x.dtype))(nn.relu(x))))
+                x = x + self._norm(train, Conv(self.width, conv=self.conv, dtype=str(x.dtype))(y))
+            x = nn.relu(x).mean((1, 2))
+        return x if features else make_head(self.head, self.outputs)(x)
+
+    def _norm(self, train: bool, x: jax.Array) -> jax.Array:
+        if self.norm == "group":
+            return nn.GroupNorm(num_groups=None, group_size=min(8, self.width))(x)
+        return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)(x)
+
+
+class ScatteringNet(nn.Module):
+    """Log-scattering coefficients of images, then a linear classifier or a small residual network.
+
+    The stem has no weights, so training computes its features once (`mbjax.train.frozen`). The linear classifier has
+    the coefficients' means over 2×2 places, whitened by what differs within the classes; blocks have the coefficients,
+    standardised.
+
+    Attributes:
+      outputs: logits.
+      blocks: residual blocks of two 3×3 convolutions; 0 for a linear classifier.
+      whiten: directions that are whitened for the linear classifier.
+      width: channels of the residual blocks; with `norm="group"` a multiple of 8.
+      norm: `"batch"`, or `"group"` for GroupNorm of 8 channels a group, within the blocks.
+      views: of each training image that features are computed of.
+      conv: see `mbjax.models.conv.convolve`.
+      head: the last layer: see `mbjax.models.heads`.
+    """
+
+    outputs: int
+    blocks: int = 0
+    whiten: int = 256
+    width: int = 64
+    norm: Norm = "batch"
+    views: int = 4
+    conv: ConvImplementation = "auto"
+    head: Head = "linear"
+
+    @nn.nowrap
+    def stem(self, images: jax.Array) -> jax.Array:
+        """The features that the rest is called with, `[n, rows, columns, channels]`, of images from −1 to 1."""
+        x = log_scattering(images)
+        return x if self.blocks or min(x.shape[1:3]) < 2 else nn.avg_pool(x, (2, 2), (2, 2))
+
+    @nn.nowrap
+    def behind(self, features: np.ndarray | None = None, labels: np.ndarray | None = None) -> nn.Module:
+        """The rest: a module with the same weights, called as `module(features, train=…) -> logits`.
+
+        Args:
+          features: those of the training part, `[n, rows, columns, channels]`, to learn their whitening of.
+          labels: its class numbers, `[n]`.
+        """
+        learned = None
+        if features is not None and labels is not None:
+            learned = whitening.learn(features, labels, rank=0 if self.blocks else self.whiten)
+        of = (self.outputs, self.blocks, self.whiten, self.width, self.norm, self.conv, self.head, learned)
+        return OnScattering(*of, parent=None)
+
+    def setup(self):
+        self._behind = self.behind()
+        nn.share_scope(self, self._behind)
+
+    def __call__(self, x: jax.Array, *, train: bool, features: bool = False) -> jax.Array:
+        """Logits `[n, outputs]` of images `[n, height, width, channels]`, from −1 to 1."""
+        return self._behind(self.stem(x), train=train, features=features)

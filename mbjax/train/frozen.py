@@ -1,0 +1,93 @@
+"""The features of a model's frozen part, computed once: the method then trains what is behind it, on these."""
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbjax import augment, methods, sampling
+from mbjax.types import UserError
+
+_BATCH = 64  # images of which features are computed at a time
+_KEPT = np.float16  # what features are kept in: half the memory, and a logarithm to 0.004 at least
+
+
+def split(
+    model: nn.Module, streams: Mapping[str, sampling.Stream], sections: methods.Sections, *, main: str, seed: int
+) -> tuple[nn.Module, Mapping[str, sampling.Stream], methods.Sections]:
+    """What the method trains of a model, and what it reads: of a model without a frozen part all as it is.
+
+    Of one that has `stem` and `behind` (see `mbjax.models.MODELS`), the streams are of features. A stream that augments
+    its images reads `model.views` of each: the image itself, and random ones, drawn once; the same for all streams of
+    one augmentation. Of `flip` there are two: the image and its mirror image. The streams are then done with
+    augmentation, which the sections that are returned say.
+
+    Args:
+      model: the network, of the data set's examples.
+      streams: of these examples.
+      sections: of the configuration.
+      main: the stream whose examples' features the part behind may learn of.
+      seed: of the random views.
+
+    Raises:
+      UserError: examples that are read by index, or an augmentation of what are no images, or that changes their size.
+    """
+    if not hasattr(model, "stem"):
+        return model, streams, sections
+    frozen: Any = model
+    features = _Features(jax.jit(lambda x: frozen.stem(augment.to_float(x))), frozen.views, seed)
+    new = {name: features.of(stream, name, sections[name]["augment"]) for name, stream in streams.items()}
+    done = {name: {**sections[name], "augment": "none"} for name in new}
+    return frozen.behind(new[main].x, new[main].y), new, {**sections, **done}
+
+
+class _Features:
+    """The features of each array and augmentation, computed once whichever streams share them."""
+
+    def __init__(self, stem: Callable[[jax.Array], jax.Array], views: int, seed: int):
+        self._stem, self._views, self._seed = stem, views, seed
+        self._known: dict[tuple[int, str], np.ndarray] = {}
+
+    def of(self, stream: sampling.Stream, name: str, augmentation: str) -> sampling.Stream:
+        """The stream of the features of a stream's images."""
+        if not isinstance(stream.x, np.ndarray):
+            raise UserError(
+                "config.model.name: this model computes the features of its training images once and keeps them; it "
+                "needs images in memory, and these are read by index: choose another model"
+            )
+        if augmentation != "none" and stream.x.ndim != 4:
+            raise UserError(f"config.{name}.augment={augmentation!r} is for images, and these examples are none")
+        change, like = augment.AUGMENTATIONS[augmentation], jax.ShapeDtypeStruct(stream.x.shape, stream.x.dtype)
+        if jax.eval_shape(change, jax.eval_shape(jax.random.key, 0), like).shape != stream.x.shape:
+            raise UserError(
+                f"config.{name}.augment={augmentation!r} changes the size of the images, of which this model computes "
+                "features once: choose flip or crop_flip"
+            )
+        views = {"none": 1, "flip": 2}.get(augmentation, self._views)
+        key = (id(stream.x), augmentation)
+        if key not in self._known:
+            self._known[key] = self._compute(stream.x, augmentation, views)
+        return sampling.with_views(stream, self._known[key], views, (self._seed, 2**33 + zlib.crc32(name.encode())))
+
+    def _compute(self, images: np.ndarray, augmentation: str, views: int) -> np.ndarray:
+        """`[n · views, ...]`: of each image itself, then its random views."""
+        change = jax.jit(_mirror if augmentation == "flip" else augment.AUGMENTATIONS[augmentation])
+        shape = jax.eval_shape(self._stem, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)).shape[1:]
+        out = np.empty((len(images), views, *shape), _KEPT)
+        for start in range(0, len(images), _BATCH):
+            part = images[start : start + _BATCH]
+            count = len(part)
+            part = jnp.asarray(np.concatenate([part, np.zeros((_BATCH - count, *part.shape[1:]), part.dtype)]))
+            rng = jax.random.fold_in(jax.random.key(self._seed), start)
+            for view in range(views):
+                seen = change(jax.random.fold_in(rng, view), part) if view else part
+                out[start : start + count, view] = np.asarray(self._stem(seen))[:count]
+        return out.reshape(-1, *shape)
+
+
+def _mirror(rng: jax.Array, images: jax.Array) -> jax.Array:
+    return images[:, :, ::-1]

@@ -1,0 +1,181 @@
+"""The scattering transform, against Kymatio's values (tests/values/scattering.py made them), and training behind it."""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mbjax
+from mbjax import config, sampling, train
+from mbjax.export import onnx_file, stablehlo
+from mbjax.models import whitening
+from mbjax.models.scattering import paths, scattering
+from mbjax.models.scattering_net import OnScattering, log_scattering
+from mbjax.types import Dataset, Split, UserError
+
+VALUES = np.load(pathlib.Path(__file__).parent / "values/scattering.npz")
+
+
+@pytest.mark.parametrize("case", ["square", "channels", "coarse"])
+def test_it_has_kymatios_values(case, strict_dtypes):
+    images, (scales, angles) = VALUES[f"{case}_images"], VALUES[f"{case}_bank"].tolist()
+    out = scattering(jnp.asarray(images.astype(np.float32) / 255), scales=scales, angles=angles)
+    assert out.dtype == jnp.float32
+    assert out.shape[-1] == images.shape[-1] * paths(scales, angles)
+    np.testing.assert_allclose(out, VALUES[f"{case}_values"], atol=1e-4)
+    np.testing.assert_allclose(out, VALUES[f"{case}_values"], rtol=2e-4)  # its π has five digits
+
+
+def test_the_directions_of_an_image_and_of_its_mirror_image_change_places(x64):
+    """A mirrored wavelet is that of the opposite angle: of 4, 0 and −π/2 (which is π/2) stay, π/4 and −π/4 swap.
+
+    Coefficients of 33 pixels are those of the pixels 1, 3 … 31, the same ones from either side. Those near the border,
+    where the padding is not the same on both sides, are left out.
+    """
+    x = jax.random.uniform(jax.random.key(0), (1, 33, 33, 1), jnp.float64)
+    straight, mirrored = (np.asarray(scattering(image, scales=1, angles=4))[0] for image in (x, x[:, :, ::-1]))
+    expected = straight[:, ::-1, [0, 3, 2, 1, 4]]
+    np.testing.assert_allclose(mirrored[5:-5, 5:-5], expected[5:-5, 5:-5], rtol=1e-8)
+
+
+def test_a_constant_image_has_its_average_and_no_waves(x64):
+    out = np.asarray(scattering(jnp.full((1, 16, 16, 1), 0.7), scales=2, angles=3))
+    np.testing.assert_allclose(out[..., 0], 0.7, rtol=1e-12)
+    np.testing.assert_allclose(out[..., 1:], 0, atol=1e-12)
+    gradient = jax.jit(jax.grad(lambda x: scattering(x, scales=1, angles=2).sum()))(jnp.zeros((1, 8, 8, 1)))
+    assert np.isfinite(gradient).all()  # where every modulus is that of 0
+
+
+def test_its_gradient_is_that_of_finite_differences(x64):
+    x, direction = jax.random.normal(jax.random.key(0), (2, 1, 8, 9, 2), jnp.float64)
+    weights = jax.random.normal(jax.random.key(1), (1, 2, 2, 2 * paths(2, 3)), jnp.float64)
+
+    @jax.jit
+    def loss(x):
+        return (weights * scattering(x, scales=2, angles=3) ** 2).sum()
+
+    along = (jax.jit(jax.grad(loss))(x) * direction).sum()
+    finite = (loss(x + 1e-6 * direction) - loss(x - 1e-6 * direction)) / 2e-6
+    np.testing.assert_allclose(along, finite, rtol=1e-7)
+
+
+def test_images_of_fewer_pixels_than_a_coefficient_are_refused():
+    with pytest.raises(ValueError, match="images of 3×8 pixels: 4 at least are needed for 2 scales"):
+        scattering(jnp.zeros((1, 3, 8, 1)))
+
+
+def images(counts: tuple[int, ...]) -> Split:
+    """Noise of 12×12 pixels; on the second class lie horizontal stripes, on the third vertical ones."""
+    rng, y = np.random.default_rng(0), np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    stripes = np.tile(np.array([[0], [0], [120], [120]]), (3, 12))
+    patterns = np.stack([0 * stripes, stripes, stripes.T])[y, ..., None]
+    return Split((patterns + rng.integers(0, 100, (len(y), 12, 12, 3))).astype(np.uint8), y)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return Dataset({"train": images((30, 5, 5)), "test": images((4, 4, 4))}, ("a", "b", "c"), "noise")
+
+
+def settings(**changes):
+    values = config.base()
+    config.change(values, {
+        "model.name": "scattering", "model.width": 8, "model.blocks": 1, "model.views": 3, "meta.steps": 2,
+        "support.augment": "crop_flip", "query.augment": "crop_flip", "query.sampler": "class_balanced",
+        "updates": 8, "updates_per_call": 4, "eval.every": 1.0, **changes,
+    })  # fmt: skip
+    return values
+
+
+def test_features_are_those_of_the_stem_computed_once_of_few_views(dataset):
+    experiment = train.build(config.validate(settings(**{"query.augment": "flip"})), dataset)
+    x, stem = dataset.train.x, jax.jit(lambda x: log_scattering(x.astype(jnp.float32) / 127.5 - 1))
+    support, query = (experiment.streams[name] for name in ("support", "query"))
+    assert (support.x.shape, query.x.shape) == ((120, 3, 3, 243), (80, 3, 3, 243))  # three views of each, and two
+    np.testing.assert_allclose(query.x[::2], stem(x), atol=4e-3)
+    np.testing.assert_allclose(query.x[1::2], stem(x[:, :, ::-1]), atol=4e-3)
+    np.testing.assert_array_equal(support.x[::3], query.x[::2])
+    assert np.abs(support.x[1::3] - support.x[2::3]).mean(dtype=float) > 0.1
+    np.testing.assert_array_equal(support.labels["y"], np.repeat(dataset.train.y, 3))
+    # The order of the images is that of the sampler; the view is drawn, the same one whenever it is asked for.
+    rows = support.indices(5, 40, (2, 24))
+    options: Any = {"sampler": "natural", "name": "support", "seed": 0, "classes": dataset.classes, "cache_dir": None}
+    images_alone = sampling.make_stream(dataset.train, **options)
+    np.testing.assert_array_equal(rows // 3, images_alone.indices(5, 40, (2, 24)))
+    np.testing.assert_allclose(np.bincount(rows.ravel() % 3) / rows.size, 1 / 3, atol=0.05)
+    np.testing.assert_array_equal(rows[7:9], support.indices(12, 2, (2, 24)))
+
+
+def test_the_model_predicts_on_images_what_the_network_behind_the_stem_says_of_features(dataset):
+    experiment = train.build(config.validate(settings()), dataset)
+    state, x = experiment.method.init(3), jnp.asarray(dataset.test.x.astype(np.float32) / 127.5 - 1)
+    variables = {"params": state.params, **state.model_state}
+    apply = lambda module, x: jax.jit(lambda v, x: module.apply(v, x, train=False))(variables, x)  # noqa: E731
+    behind: Any = experiment.model
+    np.testing.assert_allclose(
+        apply(experiment.model, x), apply(behind.behind(), log_scattering(x)), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_whitening_is_the_inverse_root_of_the_covariance_within_classes():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), (60, 9, 2)).astype(np.int32)
+    features = (rng.normal(size=(71, 2, 1, 3)) @ rng.normal(size=(3, 3)) + labels[:, None, None, None]).astype(
+        np.float32
+    )
+    learned = whitening.learn(features, labels, rank=6)
+    np.testing.assert_allclose(learned.mean, features.mean((0, 1, 2)), rtol=1e-5)
+    x = ((features - features.mean((0, 1, 2))) / features.std((0, 1, 2))).reshape(71, 6).astype(float)
+    within = np.concatenate([x[labels == k] - x[labels == k].mean(0) for k in range(3)])
+    covariance = within.T @ within / 71
+    values, vectors = np.linalg.eigh(covariance / (15 * np.trace(covariance) / 6) + np.eye(6))
+    expected = x @ (vectors / np.sqrt(values)) @ vectors.T
+    expected *= 4 / np.sqrt((expected**2).sum(1).mean())
+    module = OnScattering(2, 0, 6, 8, "batch", "auto", "linear", learned)
+    out = module.init_with_output(jax.random.key(0), features, train=False, features=True)[0]
+    np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-4)
+    # Of fewer directions, only the largest are shrunk.
+    few = whitening.learn(features, labels, rank=2)
+    spread = np.linalg.svd(within)[2][:2]
+    np.testing.assert_allclose(np.abs(few.directions @ spread.T), np.eye(2), atol=1e-2)
+    assert repr(few) != repr(learned)
+
+
+def test_a_run_learns_and_its_model_predicts_and_exports_on_raw_images(dataset, tmp_path):
+    values = settings(**{"model.blocks": 0, "method": "erm", "train.sampler": "class_balanced", "updates": 40,
+                         "updates_per_call": 40, "train.augment": "flip", "optimizer.lr": 0.1})  # fmt: skip
+    result = train.train_and_evaluate(values, tmp_path / "run", dataset)
+    assert result["test"]["balanced_accuracy"] == 1
+    model, x = mbjax.load(tmp_path / "run"), dataset.test.x
+    written = np.load(tmp_path / "run/predictions.npz")["probabilities"]
+    np.testing.assert_allclose(model.predict_proba(x, priors="raw"), written, rtol=1e-5, atol=1e-7)
+    serialised, _ = stablehlo.to_stablehlo(model)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(
+            jax.export.deserialize(bytearray(serialised)).call(x), model.predict_proba(x), atol=1e-4
+        )
+    with pytest.raises(UserError, match="the model 'scattering' cannot be written as ONNX"):
+        onnx_file.to_onnx(model)
+
+
+def test_an_augmentation_that_changes_the_size_is_refused(dataset):
+    large = {part: Split(np.tile(split.x, (1, 3, 3, 1)), split.y) for part, split in dataset.splits.items()}
+    with pytest.raises(UserError, match=r"config.support.augment='crop28_flip' changes the size of the images"):
+        train.build(
+            config.validate(settings(**{"support.augment": "crop28_flip"})), Dataset(large, ("a", "b", "c"), "x")
+        )
+
+
+def test_images_that_are_read_by_index_have_no_features(dataset):
+    class Read:
+        shape, dtype, digest, block = dataset.train.x.shape, dataset.train.x.dtype, "", 1
+        __len__ = lambda self: len(dataset.train)  # noqa: E731
+        __getitem__ = lambda self, rows: dataset.train.x[rows]  # noqa: E731
+
+    train_split = Split(Read(), dataset.train.y)
+    other = Dataset({**dataset.splits, "train": train_split}, dataset.classes, "noise")
+    with pytest.raises(UserError, match="needs images in memory, and these are read by index"):
+        train.build(config.validate(settings()), other)
