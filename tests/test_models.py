@@ -200,7 +200,7 @@ def test_an_unknown_head_is_named():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mpl", {}, r"config.model.name='mpl': choose one of mlp, cnn, resnet18, scattering"),
+        ("mpl", {}, r"config.model.name='mpl': choose one of mlp, cnn, resnet18, resnet34, resnet50"),
         ("mlp", {"widht": 3}, r"config.model.widht=3: the model 'mlp' has no such option; it has hidden, dropout"),
         ("resnet18", {"hidden": (64,)}, r"config.model.hidden=\(64,\).*it has width, stages, dtype, conv"),
         (

@@ -116,7 +116,7 @@ class ScatteringNet(nn.Module):
     head: Head = "linear"
 
     @nn.nowrap
-    def stem(self, images: jax.Array) -> jax.Array:
+    def frozen_stem(self, images: jax.Array) -> jax.Array:
         """The features that the rest is called with, `[n, rows, columns, channels]`, of images from −1 to 1."""
         x = log_scattering(images)
         return x if self.blocks or min(x.shape[1:3]) < 2 else nn.avg_pool(x, (2, 2), (2, 2))
@@ -141,4 +141,4 @@ class ScatteringNet(nn.Module):
 
     def __call__(self, x: jax.Array, *, train: bool, features: bool = False) -> jax.Array:
         """Logits `[n, outputs]` of images `[n, height, width, channels]`, from −1 to 1."""
-        return self._behind(self.stem(x), train=train, features=features)
+        return self._behind(self.frozen_stem(x), train=train, features=features)

@@ -36,10 +36,10 @@ def split(
     Raises:
       UserError: examples that are read by index, or an augmentation of what are no images, or that changes their size.
     """
-    if not hasattr(model, "stem"):
+    if not hasattr(model, "frozen_stem"):
         return model, streams, sections
     frozen: Any = model
-    features = _Features(jax.jit(lambda x: frozen.stem(augment.to_float(x))), frozen.views, seed)
+    features = _Features(jax.jit(lambda x: frozen.frozen_stem(augment.to_float(x))), frozen.views, seed)
     new = {name: features.of(stream, name, sections[name]["augment"]) for name, stream in streams.items()}
     done = {name: {**sections[name], "augment": "none"} for name in new}
     return frozen.behind(new[main].x, new[main].y), new, {**sections, **done}

@@ -73,7 +73,7 @@ def train_population(
     widths.check(experiments)
     if unknown := {key for setting in settings for key in setting} - set(NUMBERS):
         raise ValueError(f"settings {sorted(unknown)}: runs of one program can differ in {', '.join(NUMBERS)}")
-    if hasattr(experiments[0].model, "stem"):
+    if hasattr(experiments[0].model, "frozen_stem"):
         raise ValueError("the runs have a model with a frozen stem, each its own features: train them one by one")
     together = mode == "together" or (mode == "auto" and _pays(experiments[0]))
     log.debug("%d runs %s", len(experiments) * len(settings), "together, as one" if together else "in turn")
