@@ -249,12 +249,23 @@ def test_a_method_of_ones_own_is_one_object_that_is_built_once(tmp_path, monkeyp
     assert problems == [(15, [60, 20], 16)]
 
 
+LONG = [
+    "--config=configs/digits.py",
+    *("--config.updates=400", "--config.eval.every=20", "--config.updates_per_call=7", "--config.meta.steps=8"),
+]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run_main(*LONG, f"--workdir={folder}").returncode == 0
+    return folder
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.15, 0.4])
-def test_a_killed_run_resumes_to_the_bit(delay, tmp_path):
-    options = ["--config.updates=400", "--config.eval.every=20", "--config.updates_per_call=7", "--config.meta.steps=8"]
-    command = ["--config=configs/digits.py", *options]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_main(*command, f"--workdir={whole}").returncode == 0
+def test_a_killed_run_resumes_to_the_bit(delay, whole, tmp_path):
+    command, killed = LONG, tmp_path / "killed"
     process = subprocess.Popen(
         [sys.executable, "-m", "mbjax.main", *command, f"--workdir={killed}"],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
