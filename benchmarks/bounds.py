@@ -73,7 +73,7 @@ def mlp(turns: int) -> None:
     runs = {
         "as it is": contestant(Network(), batch),
         "no masks of dropout to draw": contestant(Network(rate=0), batch),
-        "no biases, a third fewer small operations": contestant(Network(bias=False), batch),
+        "no biases, fewer small operations": contestant(Network(bias=False), batch),
         "every matrix 32 wide, one shape for all products": contestant(Network(hidden=(32, 32, 32, 32)), padded),
         "40 pairs a chunk": contestant(Network(), batch, pairs_per_chunk=40),
         "16 pairs a chunk": contestant(Network(), batch, pairs_per_chunk=16),
