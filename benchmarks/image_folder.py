@@ -35,8 +35,8 @@ def write(folder: Path, seed: int) -> None:
             own = folder / part / cifar10.CLASSES[label]
             own.mkdir(parents=True, exist_ok=True) if count else None
             for number, index in enumerate(rng.choice(np.flatnonzero(split.y == label), count, replace=False)):
-                size = tuple(int(side) for side in rng.integers(240, 769, 2))
-                image = Image.fromarray(np.asarray(split.x[index])).resize(size, Image.Resampling.BICUBIC)
+                width, height = rng.integers(240, 769, 2).tolist()
+                image = Image.fromarray(np.asarray(split.x[index])).resize((width, height), Image.Resampling.BICUBIC)
                 image.save(own / f"{number}.{'png' if number % 3 == 0 else 'jpg'}")
 
 
