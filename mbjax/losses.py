@@ -239,8 +239,7 @@ def smooth_labels(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax
     Returns:
       Probabilities of class 1 `[n]` where there is one logit, else of each class `[n, classes]`.
     """
-    shares = _shares(logits, labels)
-    shares = (1 - smoothing) * shares + smoothing / shares.shape[1]
+    shares = optax.smooth_labels(_shares(logits, labels), smoothing)
     return shares[:, 1] if _is_binary(logits) else shares
 
 

@@ -65,16 +65,16 @@ def _checksum(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def set_aside(path: Path) -> Path:
-    """Renames a damaged file to a name beside it that nothing reads, never over another one.
+def set_aside(path: Path, mark: str = "damaged") -> Path:
+    """Renames a file or folder to a name beside it that nothing reads, `NAME.MARK`, never over another one.
 
     Raises:
       OSError: it cannot be renamed.
     """
-    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    number, aside = 1, path.with_name(f"{path.name}.{mark}")
     while aside.exists():
         number += 1
-        aside = path.with_name(f"{path.name}.damaged-{number}")
+        aside = path.with_name(f"{path.name}.{mark}-{number}")
     return path.rename(aside)
 
 

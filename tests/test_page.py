@@ -518,6 +518,7 @@ def test_the_winner_is_kept_and_predicts(table, tmp_path, monkeypatch, caplog):
     driver.complete(task, names=["boosting"], **options)
     best = tmp_path / "best"
     assert {file.name for file in best.iterdir()} == {"best.json", "make.py", "pipeline.skops"}
+    assert mbjax.load(tmp_path / "best.old").predict_proba(frame).shape == (400, 2)  # somebody may use it
     code = (best / "make.py").read_text()
     assert "\nmodel = DecisionTreeClassifier(random_state=0)\n" in code
     trees = DecisionTreeClassifier(random_state=0).fit(dataset.train.x, dataset.train.y)
@@ -536,6 +537,7 @@ def test_the_winner_is_kept_and_predicts(table, tmp_path, monkeypatch, caplog):
     (best / "best.json").unlink()
     driver.complete(task, names=["boosting"], **options)
     assert {file.name for file in best.iterdir()} == {"best.json", "make.py"}
+    assert (tmp_path / "best.old-2" / "pipeline.skops").exists()
     assert "with skops installed" in caplog.text
     driver.complete(task, names=["naive"], **options)
     assert json.loads((best / "result.json").read_text())["method"] == "erm"

@@ -81,6 +81,32 @@ def test_no_suite(tmp_path):
     (tmp_path / "bad.zip").write_text("no zip")
     with pytest.raises(UserError, match=r"bad\.zip cannot be read as a zip"):
         suites.find_keel(str(tmp_path))
+    (tmp_path / "good.dat").write_text(dat(1))  # which a bad file beside it does not stop
+    found = suites.find_keel(str(tmp_path))
+    assert list(found.loaders) == ["good"]
+    assert "bad.zip cannot be read as a zip" in found.problems["bad"]
+
+
+@pytest.mark.parametrize("damage", ["encrypted", "another method", "flipped", "too large"])
+def test_a_damaged_archive_is_one_line(tmp_path, monkeypatch, damage):
+    file = tmp_path / "one.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one.dat", dat(1))
+    content = bytearray(file.read_bytes())
+    for start, flags in ((content.index(b"PK\x03\x04"), 6), (content.index(b"PK\x01\x02"), 8)):
+        content[start + flags] |= damage == "encrypted"
+        if damage == "another method":
+            content[start + flags + 2] = 99
+    if damage == "flipped":
+        content[60:90] = b"\xff" * 30
+    file.write_bytes(content)
+    message = "cannot be read"
+    if damage == "too large":
+        monkeypatch.setattr(suites.unpacked, "free_memory", lambda: 1000)
+        message = "unpacks to a table that takes"
+    with pytest.raises(UserError, match=rf"one\.zip.* {message}") as error:
+        data.load("keel", seed=0, path=str(file))
+    assert "\n" not in str(error.value)
 
 
 def test_a_suite_of_ones_own(tmp_path):
@@ -89,12 +115,13 @@ def test_a_suite_of_ones_own(tmp_path):
     )
     (tmp_path / "suite.toml").write_text(
         '[first]\nfile = "a.csv"\ntarget = "y"\ndrop = ["id"]\n[gone]\nfile = "b.csv"\ntarget = "y"\n'
-        '[half]\nfile = "a.csv"\n'
+        '[half]\nfile = "a.csv"\n[text]\nfile = "a.csv"\ntarget = "y"\ndrop = "id"\n'
     )
     found = suites.find_own_suite(str(tmp_path))
     assert list(found.loaders) == ["first"]
     assert "[gone]: there is no" in found.problems["gone"]
     assert "[half] needs file and target, and may have drop" in found.problems["half"]
+    assert "[text]: file and target are texts, drop a list of texts" in found.problems["text"]
     first = data.load("own", seed=0, path=str(tmp_path), table="first", encoding="piecewise_linear", bins=3)
     assert first.train.x.shape == (40, 3)
     assert first.preprocessing.ignored == ("y", "id")

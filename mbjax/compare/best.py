@@ -23,7 +23,7 @@ FOLDER, ABOUT, MAKE, PIPELINE = "best", "best.json", "make.py", "pipeline.skops"
 
 
 def save(run: plan.Run, title: str, out: pathlib.Path, source: plan.Source) -> str:
-    """Keeps the model of a run in the folder `best` of the comparison, in place of what an earlier winner left there.
+    """Keeps the model of a run in the folder `best` of the comparison; an earlier winner's is then `best.old`.
 
     A network is trained again as the run was, or taken from the run's own folder. Logistic regression is a network
     without hidden layers and is kept as such. Of another baseline `make.py` has the lines that fit it again and, if
@@ -40,8 +40,8 @@ def save(run: plan.Run, title: str, out: pathlib.Path, source: plan.Source) -> s
     """
     folder = out / FOLDER
     about = {"row": run.row, "key": run.key, "seed": run.seed, "settings": dict(run.settings)}
-    if _about(folder) != about:
-        shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists() and _about(folder) != about:
+        sealed.set_aside(folder, "old")
     what = f"{title}, seed {run.seed}"
     if not run.estimator:
         train.train_and_evaluate(run.config, folder, source and plan.load(source, run.config))

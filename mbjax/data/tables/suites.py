@@ -15,7 +15,7 @@ import pandas as pd
 
 from mbjax.data.sources import DIR_OPTION, PATH_OPTION, data_dir, find_own
 from mbjax.data.splits import STRATIFY, TEST_SHARE, VALIDATION_SHARE
-from mbjax.data.tables import keel, numbers, tabular
+from mbjax.data.tables import keel, numbers, tabular, unpacked
 from mbjax.options import TEXT, TEXTS, Option, listed, nearest, shown
 from mbjax.types import Dataset, UserError, first_line
 
@@ -96,22 +96,29 @@ class Suite:
 def find_keel(path: str, dir: str = "") -> Tables:
     """KEEL's tables in a `.dat` file, a zip, or a folder of these; `keel.zip` in the data folder if empty.
 
-    A table has the name of its file. Files of single folds are left out, and a name that two files have.
+    A table has the name of its file. Files of single folds are left out, and a name that two files have; a zip that
+    cannot be read does not keep the other files from being.
 
     Raises:
       UserError: there is no such file or folder, or none of its files is a table.
     """
     place = find_own(path or "keel.zip", dir, wanted="a .dat file of KEEL, a zip or a folder of them")
-    found = collections.defaultdict(list)
+    found, unreadable = collections.defaultdict(list), {}
     files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
     for file in files:
-        for member in _members(file):
+        try:
+            members = _members(file)
+        except (OSError, zipfile.BadZipFile) as error:
+            unreadable[file.stem] = f"{file} cannot be read as a zip: {first_line(error)}"
+            continue
+        for member in members:
             name = Path(member or file.name).stem
             if not _FOLD.search(name):
                 found[name].append((str(file), member))
     if not found:
-        raise UserError(f"config.data.path={shown(path)}: no .dat file of KEEL is there")
-    problems = {
+        nothing = f"config.data.path={shown(path)}: no .dat file of KEEL is there"
+        raise UserError(next(iter(unreadable.values()), nothing))
+    problems = unreadable | {
         name: f"{place}: two tables are named {name!r}, {' and '.join('/'.join(filter(None, p)) for p in places[:2])}: "
         "rename one"
         for name, places in found.items() if len(places) > 1
@@ -126,11 +133,8 @@ def _members(file: Path) -> list[str]:
         return [""]
     if file.suffix != ".zip":
         return []
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return sorted(name for name in archive.namelist() if name.endswith(".dat"))
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} cannot be read as a zip: {first_line(error)}") from None
+    with zipfile.ZipFile(file) as archive:
+        return sorted(name for name in archive.namelist() if name.endswith(".dat"))
 
 
 def _load_keel(file: str, member: str, *, seed: int, **options: Any) -> Dataset:
@@ -142,13 +146,17 @@ def _load_keel(file: str, member: str, *, seed: int, **options: Any) -> Dataset:
 def _read_keel(file: str, member: str, changed: int) -> keel.Keel:
     """Small as they are, tables are read once; `changed` tells one file from another of its name."""
     del changed
+    path = Path(file)
     try:
         if not member:
-            return keel.read(Path(file).read_bytes().decode(errors="replace"), Path(file).name)
-        with zipfile.ZipFile(file) as archive:
-            return keel.read(archive.read(member).decode(errors="replace"), member)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} cannot be read: {first_line(error)}") from None
+            return keel.read(path.read_bytes().decode(errors="replace"), path.name)
+        with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+            text = unpacked.Unpacked(stream, path).read().decode(errors="replace")
+    except UserError:
+        raise
+    except Exception as error:  # of an archive that is damaged or encrypted, whatever the decompressors raise
+        raise UserError(f"{'/'.join(filter(None, (file, member)))} cannot be read: {first_line(error)}") from None
+    return keel.read(text, member)
 
 
 def find_imblearn(path: str, dir: str = "") -> Tables:
@@ -197,15 +205,15 @@ def find_own_suite(path: str, dir: str = "") -> Tables:
 def _own_loader(name: str, section: Any, about: Path) -> Load:
     if not isinstance(section, dict) or not {"file", "target"} <= set(section) <= {"file", "target", "drop"}:
         raise UserError(f"{about}: [{name}] needs file and target, and may have drop")
-    file, target, drop = section["file"], section["target"], tuple(section.get("drop", ()))
-    if not (isinstance(file, str) and isinstance(target, str) and TEXTS.valid(drop)):
+    file, target, drop = section["file"], section["target"], section.get("drop", [])
+    if not (isinstance(file, str) and isinstance(target, str) and isinstance(drop, list) and TEXTS.valid(tuple(drop))):
         raise UserError(f"{about}: [{name}]: file and target are texts, drop a list of texts")
     place = about.parent / file
     if not place.is_file():
         raise UserError(f"{about}: [{name}]: there is no {place}")
 
     def load(*, seed: int, **options: Any) -> Dataset:
-        return tabular.load(seed=seed, path=str(place), target=target, drop=drop, **options)
+        return tabular.load(seed=seed, path=str(place), target=target, drop=tuple(drop), **options)
 
     return load
 
