@@ -22,8 +22,8 @@ def split(
     """What the method trains of a model, and what it reads: of a model without a frozen part all as it is.
 
     Of one that has `frozen_stem` and `behind` (see `mbjax.models.MODELS`), the streams are of features. A stream that
-    augments its images reads `model.views` of each: the image itself, and random ones, drawn once; the same for all streams of
-    one augmentation. Of `flip` there are two: the image and its mirror image. The streams are then done with
+    augments its images reads `model.views` of each: the image itself, and random ones, drawn once; the same for all
+    streams of one augmentation. Of `flip` there are two: the image and its mirror image. The streams are then done with
     augmentation, which the sections that are returned say.
 
     Args:
