@@ -1,6 +1,5 @@
 """The processes of a comparison: joblib's, on this machine or on a cluster that its user has."""
 
-import collections
 import concurrent.futures
 import contextlib
 import fcntl
@@ -28,7 +27,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 # joblib's, of a process that has grown and gives way to a new one; one that is killed gets a line of ours.
 warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
-_TRIES = 2  # of a piece of work whose process is killed
 
 
 class Pool:
@@ -66,8 +64,8 @@ class Pool:
     ) -> Iterator[R]:
         """Yields `function(piece)` of every piece, in the order in which they are done.
 
-        A process that is killed costs the others nothing: its piece is tried again, and `lost(piece)` takes the place
-        of the result of one whose process is killed twice.
+        A process that is killed costs the others nothing: the pieces that were being done then are tried again, one at
+        a time, and `lost(piece)` takes the place of the result of the one whose process is killed again.
 
         Args:
           function: does a piece.
@@ -80,29 +78,32 @@ class Pool:
         if self._jobs == 1 and self._backend == "loky" and end == math.inf:
             yield from map(function, filter(fits, pieces))
             return
-        left, tries = dict(enumerate(pieces)), collections.Counter()
+        left, suspects = dict(enumerate(pieces)), set[int]()
         with self._settings(end):
             while left:
                 begun: list[int] = []
+                alone = next((number for number in left if number in suspects), None)
+                now = left if alone is None else {alone: left[alone]}
                 parallel: Any = joblib.Parallel(return_as="generator_unordered", pre_dispatch=self._begun)
                 try:
-                    for number, result in parallel(self._calls(function, left, begun, fits)):
+                    for number, result in parallel(self._calls(function, now, begun, fits)):
                         del left[number]
                         yield result
-                    return
+                    if alone is None:
+                        return
+                    left.pop(alone, None)  # where it does not fit any more
                 except concurrent.futures.BrokenExecutor:
                     if time.time() >= end:
                         return
-                    for number in [number for number in begun if number in left]:
-                        tries[number] += 1
-                        if tries[number] == _TRIES:
-                            yield lost(left.pop(number))
+                    suspects.update(number for number in begun if number in left)
+                    if alone is not None:
+                        yield lost(left.pop(alone))
                     log.warning("a process was killed; what it did is done again")
 
     def _calls(
-        self, function: Callable[[T], R], left: dict[int, T], begun: list[int], fits: Callable[[T], bool]
+        self, function: Callable[[T], R], now: dict[int, T], begun: list[int], fits: Callable[[T], bool]
     ) -> Iterator[Any]:
-        for number, piece in [*left.items()]:
+        for number, piece in [*now.items()]:
             if fits(piece):
                 begun.append(number)
                 yield joblib.delayed(_numbered)(number, function, piece)
