@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,8 @@ from mbjax import config as config_lib
 from mbjax import config_files, console, train
 from mbjax.console import say
 from mbjax.devices import hosts
-from mbjax.types import UserError
+from mbjax.options import Section, shown
+from mbjax.types import Config, UserError
 
 log = logging.getLogger("mbjax")
 
@@ -88,7 +89,7 @@ def _parse(argv: list[str], *, about: str) -> list[str]:
             _check_keys(argv)
         raise UserError(f"--config: {config_files.failure(error)}") from error
     if keys:
-        print("\n".join(config_lib.help_lines(flags.FLAGS["config"].value)))
+        print("\n".join(help_lines(flags.FLAGS["config"].value)))
         sys.exit(0)
     return rest
 
@@ -135,3 +136,35 @@ def _check_keys(argv: list[str]) -> None:
         config_lib.change(config, _parts(argv))
     if message := config_lib.unknown_key(config, [m[1] for m in given if m[1]]):
         raise UserError(message) from None
+
+
+def help_lines(config: Config) -> list[str]:
+    """Every key of a configuration with its value, its default and its help: one line for each, section by section."""
+    values = config.to_dict()
+    sections = config_lib.sections_of(values)
+    of_run = {key: value for key, value in values.items() if key not in sections}
+    tables = {f"config: {config_lib.RUN.help}": _help_rows("", config_lib.RUN, of_run)}
+    for name, section in sections.items():
+        tables[f"{name}: {section.help}"] = _help_rows(f"{name}.", section, values[name])
+    head = ("key", "value", "default", "help")
+    every = [head, *(row for table in tables.values() for row in table)]
+    widths = [max(len(row[column]) for row in every) for column in range(3)]
+
+    def line(row: tuple[str, ...]) -> str:
+        return "  ".join([*(text.ljust(width) for text, width in zip(row[:3], widths, strict=True)), row[3]]).rstrip()
+
+    return [line(head)] + [text for title, table in tables.items() for text in ("", title, *map(line, table))]
+
+
+def _help_rows(prefix: str, section: Section, values: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    declared = {option.name: option for option in section.options}
+    rows = []
+    for key in [*(name for name in declared if name in values), *(name for name in values if name not in declared)]:
+        option = declared.get(key)
+        if isinstance(values[key], dict) and option and option.parts:
+            rows += _help_rows(f"{prefix}{key}.", Section(option.help, option.parts), values[key])
+            continue
+        default, help = (shown(option.default, 30), option.help) if option else ("", "")
+        choices = f": {', '.join(option.kind.names)}" if option and option.kind.names else ""
+        rows.append((prefix + key, shown(values[key], 30), default, help + choices))
+    return rows

@@ -330,35 +330,3 @@ def unknown_key(config: Config, keys: Collection[str]) -> str:
             meant = " or ".join(f"--config.{name}" for name in likely)
             return f"--config.{key}: there is no such key; did you mean {meant}? --help-config lists all keys"
     return ""
-
-
-def help_lines(config: Config) -> list[str]:
-    """Every key of a configuration with its value, its default and its help: one line for each, section by section."""
-    values = config.to_dict()
-    sections = sections_of(values)
-    of_run = {key: value for key, value in values.items() if key not in sections}
-    tables = {f"config: {RUN.help}": _help_rows("", RUN, of_run)}
-    for name, section in sections.items():
-        tables[f"{name}: {section.help}"] = _help_rows(f"{name}.", section, values[name])
-    head = ("key", "value", "default", "help")
-    every = [head, *(row for table in tables.values() for row in table)]
-    widths = [max(len(row[column]) for row in every) for column in range(3)]
-
-    def line(row: tuple[str, ...]) -> str:
-        return "  ".join([*(text.ljust(width) for text, width in zip(row[:3], widths, strict=True)), row[3]]).rstrip()
-
-    return [line(head)] + [text for title, table in tables.items() for text in ("", title, *map(line, table))]
-
-
-def _help_rows(prefix: str, section: Section, values: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    declared = {option.name: option for option in section.options}
-    rows = []
-    for key in [*(name for name in declared if name in values), *(name for name in values if name not in declared)]:
-        option = declared.get(key)
-        if isinstance(values[key], dict) and option and option.parts:
-            rows += _help_rows(f"{prefix}{key}.", Section(option.help, option.parts), values[key])
-            continue
-        default, help = (shown(option.default, 30), option.help) if option else ("", "")
-        choices = f": {', '.join(option.kind.names)}" if option and option.kind.names else ""
-        rows.append((prefix + key, shown(values[key], 30), default, help + choices))
-    return rows

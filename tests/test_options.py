@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
+from mbjax import cli, config_files, data, models, options
 from mbjax import config as config_lib
-from mbjax import config_files, data, models, options
 from mbjax.types import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -236,7 +236,7 @@ def test_a_name_that_is_neither_lists_the_valid_ones(name, scenarios, message):
 
 def test_help_has_a_line_for_every_key_with_value_default_and_help():
     config = config_files.load(str(ROOT / "configs/cifar10.py") + ":small,naive")
-    lines = config_lib.help_lines(config)
+    lines = cli.help_lines(config)
     keys = config_lib.flatten(config.to_dict())
     shown = {line.split("  ")[0]: line for line in lines if line}
     assert set(keys) <= set(shown)
