@@ -63,6 +63,7 @@ def comparison(rows: Sequence[Mapping[str, Any]], *, score: str, use: str) -> Fi
     bars = "; bars: 95% interval of the difference from the dotted line" if intervals else ""
     figure.supxlabel(f"test {score}{bars}", fontsize=8)
     axes.set(ylim=(-0.7, len(rows) - 0.3))
+    axes.locator_params(axis="x", nbins=5)  # more of four digits run into one another
     axes.set_xlim(left=left)
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda n: [*FAMILIES.values(), PAPER].index(labels[n]))
