@@ -550,5 +550,5 @@ def test_a_reference_that_is_not_installed_says_so(task, tmp_path, monkeypatch, 
 
 def test_trees_of_other_packages_take_one_thread(monkeypatch):
     monkeypatch.setattr(references, "_installed", lambda package, name: lambda **settings: settings)
-    for name in references.OPTIONAL:
-        assert references.REFERENCES[name](3)["n_jobs"] == 1
+    for name, threads in (("lightgbm", "n_jobs"), ("xgboost", "n_jobs"), ("realmlp", "n_threads")):
+        assert references.REFERENCES[name](3)[threads] == 1

@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from mbjax import ImbalancedClassifier, MetaBalanceClassifier, UserError
+from mbjax.compare.tabular_rows import CHOSEN
 from mbjax.data.tables.columns import TableColumns
 from mbjax.estimator import METHODS, settings
 from mbjax.options import flatten
@@ -73,6 +74,7 @@ def test_probabilities_are_at_the_frequencies_of_training_and_rank_as_they_shoul
     np.testing.assert_allclose(model.decision_function(X_test), np.log(p[:, 1] / p[:, 0]), atol=1e-6)
     assert model.score(X_test, y_test) == (p.argmax(1) == y_test).mean()
     assert len(model.history_) * 50 == model.n_iter_
+    model.set_params(early_stopping=True).fit(X, y)
     losses = [row["validation_loss"] for row in model.history_]
     assert len(losses) - 1 - int(np.argmin(losses)) in (10, *range(10))
     assert model.n_iter_ == 5000 or len(losses) - 1 - int(np.argmin(losses)) == 10
@@ -171,11 +173,19 @@ def test_validation_data_of_ones_own_stop_training():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("rare", "held"), [(24, False), (30, True)])
-def test_auto_holds_out_where_five_rare_examples_would_be_held(rare, held):
+@pytest.mark.parametrize(
+    ("model", "rare", "held"),
+    [
+        (ImbalancedClassifier, 24, False),
+        (ImbalancedClassifier, 30, True),
+        (MetaBalanceClassifier, 270, False),
+        (MetaBalanceClassifier, 280, True),
+    ],
+)
+def test_auto_holds_out_where_enough_rare_examples_would_be_held(model, rare, held):
     rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(200, 3)), np.repeat([0, 1], [200 - rare, rare])
-    model = MetaBalanceClassifier(validation_fraction=0.18, **QUICK).fit(X, y)
+    X, y = rng.normal(size=(800, 3)), np.repeat([0, 1], [800 - rare, rare])
+    model = model(validation_fraction=0.18, **QUICK).fit(X, y)
     assert ("validation_loss" in model.history_[0]) == held
 
 
@@ -276,10 +286,15 @@ def test_parameters_are_keys_of_the_configuration():
     for name, changes in METHODS.items():
         values = flatten(configured(ImbalancedClassifier(name)).to_dict())
         assert {key: values[key] for key in changes} == changes
-    config = configured(MetaBalanceClassifier())
+    config = configured(ImbalancedClassifier())
     assert (config.meta.steps, config.query.sampler, config.model.hidden, config.updates) == (
         8, "class_balanced", (64, 64), 5000,
     )  # fmt: skip
+    values = flatten(configured(MetaBalanceClassifier()).to_dict())
+    assert {key: values[key] for key in CHOSEN} == CHOSEN
+    assert (values["query.sampler"], values["query.batch_size"], values["updates"]) == ("class_balanced", 24, 5000)
+    mlp = configured(MetaBalanceClassifier(params={"model.name": "mlp"}, learning_rate=0.1))
+    assert (mlp.model.name, mlp.optimizer.name, mlp.optimizer.lr) == ("mlp", "adamw", 0.1)
     config = configured(
         MetaBalanceClassifier(pairs=5, inner_lr=0.3, beta=0.5, batch_size=7, params={"loss.name": "focal"}), stops=False
     )

@@ -130,7 +130,7 @@ def test_a_suite_has_the_rows_that_it_promises():
     } <= {*SUITE}
     assert {*TABULAR} <= {*SUITE} <= {*ROWS, *TABULAR}
     task = plan.Task(CONFIG, tune=False)
-    encoded = task.config("tabm_encoded_balanced")
+    encoded = task.config("tabm_encoded")
     assert (encoded.model.name, encoded.data.encoding, encoded.optimizer.name) == ("tabm", "piecewise_linear", "adamw")
     assert tuple(encoded.model.hidden) == (64, 64)
     assert plan.names_of(plan.Task(str(ROOT / "configs" / "loan.py")), None) == [n for n in ROWS if n != "ms_search"]

@@ -1,4 +1,4 @@
-"""Non-neural baselines: logistic regression and gradient-boosted trees, on the same splits."""
+"""Estimators on the same splits: logistic regression, trees, ensembles, and mbjax's own classifier."""
 
 import importlib
 import importlib.util
@@ -13,12 +13,26 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from mbjax.types import Dataset, UserError
 
+OPTIONAL = {"lightgbm": "'mbjax[trees]'", "xgboost": "'mbjax[trees]'", "pytabkit": "pytabkit"}
+"""Packages of references that need not be installed, and what installs them."""
+
 
 def _installed(package: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(package), name)
     except ImportError:
-        raise UserError(f"{package} is not installed: pip install 'mbjax[trees]'") from None
+        raise UserError(f"{package} is not installed: {install(package)}") from None
+
+
+def install(*packages: str) -> str:
+    """The command that installs optional packages."""
+    return f"pip install {' '.join(dict.fromkeys(OPTIONAL[package] for package in packages))}"
+
+
+def _metabalance_classifier() -> Any:
+    from mbjax.estimator import MetaBalanceClassifier  # which takes its settings from this package
+
+    return MetaBalanceClassifier
 
 
 REFERENCES: dict[str, Callable[..., Any]] = {
@@ -33,17 +47,19 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     ),
     "rusboost": lambda seed, **settings: RUSBoostClassifier(random_state=seed, **settings),
     "easy_ensemble": lambda seed, **settings: EasyEnsembleClassifier(random_state=seed, n_jobs=1, **settings),
+    "realmlp": lambda seed, **settings: _installed("pytabkit", "RealMLP_TD_S_Classifier")(
+        random_state=seed, device="cpu", n_threads=1, verbosity=0, **settings
+    ),
+    "metabalance_classifier": lambda seed, **settings: _metabalance_classifier()(random_state=seed, **settings),
 }
 EQUAL_PRIORS = ("balanced_random_forest", "rusboost", "easy_ensemble")
 """Those that draw as many examples of each class."""
 
 
-OPTIONAL = ("lightgbm", "xgboost")  # references that are packages of this name
-
-
 def missing_package(name: str) -> str:
     """The package that a reference needs and that is not installed; empty if there is none."""
-    return name if name in OPTIONAL and importlib.util.find_spec(name) is None else ""
+    package = {"realmlp": "pytabkit"}.get(name, name)
+    return package if package in OPTIONAL and importlib.util.find_spec(package) is None else ""
 
 
 def fit(name: str, dataset: Dataset, *, seed: int, balanced: bool, settings: Mapping[str, Any]) -> Any:

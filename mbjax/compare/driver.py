@@ -155,7 +155,7 @@ def _say_what_is_compared(runs: Sequence[plan.Run], task: plan.Task, loaded: Dat
     lack = {name: package for name in names if (package := baselines.missing_package(task.rows[name].estimator))}
     if lack:
         packages = ", ".join(dict.fromkeys(lack.values()))
-        log.warning("no %s: %s not installed (pip install 'mbjax[trees]')", ", ".join(lack), packages)
+        log.warning("no %s: %s not installed (%s)", ", ".join(lack), packages, baselines.install(*lack.values()))
 
 
 def _summarize(

@@ -30,6 +30,7 @@ _TREES = (
     "hist_gradient_boosting", "lightgbm", "xgboost", "balanced_random_forest", "rusboost", "easy_ensemble",
 )  # fmt: skip
 _OPPONENTS = ("naive", "no_adaptation", "large_batch", "logistic_regression_balanced")
+DEFAULT = "default"  # the row that is the estimator's default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +124,24 @@ def facts_of(study: Study) -> dict[str, Any]:
         name: [study.rows[row].title for row in sorted(names, key=own.__getitem__)[:3]] for name, own in ranked.items()
     }
     facts["bars"] = [[order.index(names[place]) for place in bar] for bar in _bars(matrices[primary])]
+    facts["default"] = _default(study, ranked)
     facts["pairs"] = _pairs(study, matrices, tree, network)
     facts["regimes"] = _regimes(study, matrices[primary], tree, network)
     facts["about"] = {name: dataclasses.asdict(own) for name, own in study.tables.items()}
     return facts
+
+
+def _default(study: Study, ranked: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The mean rank of the estimator's default in each score, beside the best of all rows but MetaBalance's."""
+    if DEFAULT not in next(iter(ranked.values())):
+        return {}
+    found = {}
+    for score, ranks in ranked.items():
+        others = [name for name in ranks if study.rows[name].family not in ("metabalance", "control")]
+        best = min(others, key=ranks.__getitem__, default=None)
+        if best:
+            found[score] = {"rank": ranks[DEFAULT], "other": study.rows[best].title, "other_rank": ranks[best]}
+    return found
 
 
 def best_of(runs: Frame, names: Sequence[str]) -> str | None:
@@ -176,7 +191,7 @@ def _pairs(study: Study, matrices: Mapping[str, Frame], tree: str | None, networ
         for first in dict.fromkeys(firsts)
         for other in dict.fromkeys(name for name in (*_OPPONENTS, tree, network) if name)
     ]
-    wanted.insert(0, ("tabm_metabalance", "tabm_no_adaptation"))
+    wanted.insert(0, (DEFAULT, f"{DEFAULT}_no_adaptation"))
     found = []
     for first, other in dict.fromkeys(wanted):
         if first not in there or other not in there or first == other:

@@ -123,9 +123,10 @@ class _Classifier(ClassifierMixin, BaseEstimator):
             raise UserError(f"y has one class only, {present[0]!r}, where weights are above 0: two classes are needed")
         seed = int(check_random_state(self.random_state).randint(2**31))
         if held is None and not partial:
+            few = settings.least_held(self.get_params(deep=False), image=np.ndim(x) == 4)
             rows, kept = inputs.hold_out(
-                numbers, rows, self.validation_fraction, when=self.early_stopping, seed=seed
-            )  # fmt: skip
+                numbers, rows, self.validation_fraction, when=self.early_stopping, few=few, seed=seed
+            )
             held = (inputs.rows_of(x, kept), numbers[kept]) if len(kept) else None
             held_weight = weight[kept]
         else:
@@ -139,7 +140,7 @@ class _Classifier(ClassifierMixin, BaseEstimator):
         self._train(dataset, seed, resume=resume, partial=partial)
 
     def _learn(self, x: Any) -> Any:
-        return inputs.learn(x, scaling=self.scaling, encoding=self.encoding)
+        return inputs.learn(x, scaling=settings.scaling(self.get_params(deep=False)), encoding=self.encoding)
 
     def _train(self, dataset: Dataset, seed: int, *, resume: bool, partial: bool) -> None:
         stops = "validation" in dataset.splits
@@ -206,6 +207,9 @@ class MetaBalanceClassifier(_Classifier):
     first by one step and minimises the loss of the adapted network on the second. Probabilities are then corrected for
     the balanced batches: they are at the class frequencies of the training data.
 
+    For tables the network is TabM, 32 MLPs in one, trained by AdamW with much weight decay. These settings were chosen
+    on 69 tables of KEEL and are compared with other methods in docs/suites.md.
+
     Example:
       >>> import mbjax
       >>> from sklearn.datasets import make_classification
@@ -216,19 +220,21 @@ class MetaBalanceClassifier(_Classifier):
 
     Args:
       hidden: units of each hidden layer; (64, 64) if None. Images have a convolutional network in its place.
-      learning_rate: of the optimiser, SGD with momentum; 0.02 if None.
+      learning_rate: of the optimiser; if None, 0.01 for tables (AdamW) and 0.02 for images (SGD with momentum).
       inner_lr: γ, the learning rate of the adaptation; 0.01 if None.
-      pairs: pairs of batches in an update; 8 if None, the paper has 80.
+      pairs: pairs of batches in an update; if None, 2 for tables and 8 for images. The paper has 80.
       beta: β, the weight of the support loss beside the query loss; 0 if None.
       batch_size: examples of a batch; 24 if None.
       max_updates: 5000 with early stopping and 500 without if None.
       early_stopping: whether to hold out a part of the training data and keep the network that is best on it.
-        `"auto"`: if at least five examples of the rarest class are then held out.
+        `"auto"`: if at least 50 examples of the rarest class are then held out, of fewer the loss says too little; of
+        images, and of `ImbalancedClassifier`, five.
       validation_fraction: the share of each class that is held out.
       n_iter_no_change: looks at the validation part, every 50 updates, without an improvement, after which training
         stops.
       scaling: of columns of numbers: `"standard"`, mean 0 and variance 1; `"robust"`, by median and quartiles,
-        outliers cut off; or `"robust_smooth_clip"`, outliers pressed together.
+        outliers cut off; or `"robust_smooth_clip"`, outliers pressed together, which is what None stands for (with
+        `params="paper"`, `"standard"`).
       encoding: of columns of numbers: `"piecewise_linear"` makes a feature for each of 48 bins between quantiles.
       calibrate: whether probabilities are corrected, by the class frequencies and, with a validation part, by a
         temperature; else they are those that the network gives for balanced batches.
@@ -261,7 +267,7 @@ class MetaBalanceClassifier(_Classifier):
         early_stopping: bool | Literal["auto"] = "auto",
         validation_fraction: float = 0.2,
         n_iter_no_change: int = 10,
-        scaling: Literal["standard", "robust", "robust_smooth_clip"] = "standard",
+        scaling: Literal["standard", "robust", "robust_smooth_clip"] | None = None,
         encoding: Literal["none", "piecewise_linear"] = "none",
         calibrate: bool = True,
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
@@ -303,10 +309,12 @@ class ImbalancedClassifier(_Classifier):
 
     Args:
       method: a key of `mbjax.estimator.METHODS`: `"erm"` is plain training, `"over"` over-sampling, `"focal"` the focal
-        loss, `"metabalance"` what `MetaBalanceClassifier` does, and so on.
+        loss, `"metabalance"` the update of `MetaBalanceClassifier`, and so on.
+      learning_rate: of the optimiser; 0.02 if None.
       batch_size: examples of a batch; 128 if None, of MetaBalance 24.
 
-    The other arguments and the attributes are those of `MetaBalanceClassifier`.
+    The other arguments and the attributes are those of `MetaBalanceClassifier`. The network of tables is one MLP,
+    trained by SGD with momentum, as in the paper, and `scaling=None` is `"standard"`.
     """
 
     def __init__(
@@ -320,7 +328,7 @@ class ImbalancedClassifier(_Classifier):
         early_stopping: bool | Literal["auto"] = "auto",
         validation_fraction: float = 0.2,
         n_iter_no_change: int = 10,
-        scaling: Literal["standard", "robust", "robust_smooth_clip"] = "standard",
+        scaling: Literal["standard", "robust", "robust_smooth_clip"] | None = None,
         encoding: Literal["none", "piecewise_linear"] = "none",
         calibrate: bool = True,
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,

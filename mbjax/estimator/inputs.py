@@ -15,8 +15,6 @@ from mbjax.data.tables.columns import TableColumns, as_text
 from mbjax.options import shown
 from mbjax.types import Split, UserError
 
-_FEW = 5  # validation rows of the rarest class below which "auto" holds none out
-
 
 def read(estimator: Any, X: Any, *, reset: bool) -> pd.DataFrame | np.ndarray:
     """A frame with the columns of training, or an array of images; their number and names are checked.
@@ -104,7 +102,7 @@ def split(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Split:
 
 
 def hold_out(
-    y: np.ndarray, rows: np.ndarray, fraction: float, *, when: bool | str, seed: int
+    y: np.ndarray, rows: np.ndarray, fraction: float, *, when: bool | str, few: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits rows into those to train on and those to validate on, a share of each class that has two or more.
 
@@ -112,7 +110,8 @@ def hold_out(
       y: class numbers, `[n]`.
       rows: which of them count.
       fraction: the share to hold out; at least one row of a class.
-      when: whether to do so at all; `"auto"`: if at least five rows of the rarest class are then held out.
+      when: whether to do so at all; `"auto"`: if at least `few` rows of the rarest class are then held out.
+      few: see `when`.
       seed: of the draw.
 
     Returns:
@@ -120,7 +119,7 @@ def hold_out(
     """
     counts = np.bincount(y[rows])
     held = np.clip(np.round(fraction * counts), 1, np.maximum(counts - 1, 0)).astype(int)
-    if when is False or (when == "auto" and round(fraction * counts[counts > 0].min()) < _FEW):
+    if when is False or (when == "auto" and round(fraction * counts[counts > 0].min()) < few):
         return rows, rows[:0]
     rng = np.random.default_rng(seed)
     of_class = [rows[y[rows] == number] for number in range(len(counts))]

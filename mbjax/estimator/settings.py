@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from mbjax import config as config_lib
 from mbjax import methods
 from mbjax.compare.rows import ROWS
+from mbjax.compare.tabular_rows import CHOSEN, SCALING
 from mbjax.data.tables import numbers
 from mbjax.options import COUNT, FLAG, SHARE_INSIDE, Kind, choice, flatten, nearest, shown, unset_or
 from mbjax.types import Config, UserError
@@ -18,7 +19,10 @@ DEFAULTS: Mapping[str, Any] = {
     "model.hidden": (64, 64), "train.batch_size": 128, "query.sampler": "class_balanced", "query.batch_size": 24,
     "meta.steps": 8,
 }  # fmt: skip
-"""The configuration's keys for which the estimators have defaults of their own: for a table of any kind, on a CPU."""
+"""The configuration's keys for which the estimators have defaults of their own.
+
+`MetaBalanceClassifier` has `mbjax.compare.tabular_rows.CHOSEN` on top of them, for tables.
+"""
 
 PAPER: Mapping[str, Any] = {
     "model.hidden": (25,), "meta.beta": 0.01, "optimizer.lr": 0.02, "epochs": 100, "updates": None,
@@ -59,7 +63,7 @@ _KINDS = {
     ),
     "validation_fraction": SHARE_INSIDE,
     "n_iter_no_change": COUNT,
-    "scaling": numbers.SCALING.kind,
+    "scaling": unset_or(numbers.SCALING.kind, "None"),
     "encoding": numbers.ENCODING.kind,
     "calibrate": FLAG,
     "params": unset_or(
@@ -83,6 +87,21 @@ def check(parameters: Mapping[str, Any]) -> None:
             raise UserError(f"{name}={shown(parameters[name])}: {kind.describe()}")
 
 
+def are_chosen(parameters: Mapping[str, Any], *, image: bool = False) -> bool:
+    """Whether the settings that were chosen for tables hold: those of `MetaBalanceClassifier`, which has no method."""
+    return "method" not in parameters and parameters["params"] != "paper" and not image
+
+
+def scaling(parameters: Mapping[str, Any]) -> str:
+    """How numbers are scaled: as the parameter says, or else as it was chosen."""
+    return parameters["scaling"] or (SCALING if are_chosen(parameters) else numbers.SCALING.default)
+
+
+def least_held(parameters: Mapping[str, Any], *, image: bool) -> int:
+    """How many examples of the rarest class `early_stopping="auto"` wants to hold out: the loss of few says little."""
+    return 50 if are_chosen(parameters, image=image) else 5
+
+
 def configure(parameters: Mapping[str, Any], *, seed: int, image: bool, stops: bool, one_pass: bool) -> Config:
     """The configuration that the parameters describe, checked.
 
@@ -100,13 +119,17 @@ def configure(parameters: Mapping[str, Any], *, seed: int, image: bool, stops: b
     if not paper:
         own = dict(parameters["params"] or {})
     changes: dict[str, Any] = dict(PAPER if paper else DEFAULTS)
+    if are_chosen(parameters, image=image):
+        changes |= CHOSEN
     changes["updates"] = None if paper else MOST_UPDATES if stops else UPDATES
     changes |= METHODS[parameters.get("method", "metabalance")]
     if paper and changes["method"] != "metabalance":
         changes["optimizer.lr"] = 0.05  # Table 4's for naive training
-    network = own.get("model.name", "cnn" if image else "mlp")
+    network = own.get("model.name", "cnn" if image else changes.get("model.name", "mlp"))
     if network not in ("mlp", "tabm"):
         changes.pop("model.hidden", None)
+    if network != "tabm":
+        changes.pop("model.members", None)
     given = {key: parameters.get(name) for name, keys in _KEYS.items() for key in keys}
     changes |= {key: value for key, value in given.items() if value is not None}
     changes |= {"updates": None} if "epochs" in own else {}
