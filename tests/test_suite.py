@@ -1,5 +1,6 @@
 """A study of many tables: shared programs, resuming, tables and rows that cannot run, and the page's numbers."""
 
+import dataclasses
 import json
 import logging
 from typing import Any
@@ -194,6 +195,22 @@ def test_the_pages_numbers_are_those_of_the_runs(study):
     # Of log loss less is better.
     worst = max(facts["rows"], key=lambda row: row["means"]["corrected_log_loss"])
     assert worst["ranks"]["corrected_log_loss"] == max(row["ranks"]["corrected_log_loss"] for row in facts["rows"])
+
+
+def test_the_default_stands_beside_the_best_of_the_others(study, tmp_path):
+    better = lambda scores: {name: value + 0.02 for name, value in scores.items()}  # noqa: E731
+    own = [
+        {**line, "row": "default", "validation": better(line["validation"]), "test": better(line["test"])}
+        for line in study.lines if line["row"] == "metabalance"
+    ]  # fmt: skip
+    with_default = dataclasses.replace(study, lines=[*study.lines, *own])
+    facts = suite_facts.facts_of(with_default)
+    ranks = {row["name"]: row["ranks"]["roc_auc"] for row in facts["rows"]}
+    assert facts["default"]["roc_auc"] == {"rank": ranks["default"], "other": "TabM", "other_rank": ranks["tabm"]}
+    line = suite_page.write(tmp_path, with_default).splitlines()[3]
+    assert line.startswith(f"The estimator's default has a mean rank of {ranks['default']:.1f}")
+    assert "(the best that is not MetaBalance: TabM, " in line
+    assert "MetaBalanceClassifier against LightGBM: better on the next table with probability " in line
 
 
 def test_the_page_begins_with_what_the_study_shows(study, tmp_path):

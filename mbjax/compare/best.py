@@ -70,6 +70,8 @@ def _keep_baseline(run: plan.Run, folder: pathlib.Path, source: plan.Source, wha
             folder / "model"
         )
         return f"{what}: mbjax predict {folder} NEW_ROWS --out=FILE; {folder / MAKE} fits it again"
+    if type(fitted).__module__.startswith("mbjax."):  # of which skops knows nothing
+        return f"{what}: {folder / MAKE} fits it again"
     if importlib.util.find_spec("skops") is None:
         return f"{what}: {folder / MAKE} fits it again (with skops installed, the fitted pipeline is kept, too)"
     import skops.io  # pyright: ignore[reportMissingImports]

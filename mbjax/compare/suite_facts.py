@@ -210,7 +210,8 @@ def _pairs(study: Study, matrices: Mapping[str, Frame], tree: str | None, networ
 
 def _regimes(study: Study, matrix: Frame, tree: str | None, network: str | None) -> list[dict[str, Any]]:
     """Mean differences from naive training by thirds of the tables: where does what help?"""
-    chosen = dict.fromkeys(("metabalance", network, tree, "logistic_regression_balanced"))
+    network = DEFAULT if DEFAULT in matrix else network
+    chosen = dict.fromkeys((network, "metabalance", tree, "logistic_regression_balanced"))
     shown = [str(name) for name in chosen if name in matrix and name != "naive"]
     if "naive" not in matrix or len(matrix) < 6:
         return []
