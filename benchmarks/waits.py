@@ -19,6 +19,10 @@ from sklearn.datasets import make_classification
 DIGITS = ["launch/local.sh", "--config=configs/digits.py"]
 TABLE = ["--config=configs/tabular.py", "--config.data.path=TABLE", "--config.data.target=label"]
 COMPARE = ["-m", "mbjax.compare", *TABLE, "--methods=all", "--seeds=1", "--jobs=2", "--config.updates=200"]
+FIT = (
+    "import pandas, mbjax; d = pandas.read_csv('TABLE'); "
+    "m = mbjax.MetaBalanceClassifier(random_state=0).fit(d.drop(columns='label'), d['label']); print(m.n_iter_)"
+)
 WAITS = {
     "the front page's first command, from nothing": [*DIGITS, "--workdir=RUNS/a"],
     "the same again": [*DIGITS, "--workdir=RUNS/b"],
@@ -27,6 +31,7 @@ WAITS = {
     "evaluation: one update on 10,000 × 20": [
         ".venv/bin/python", "-m", "mbjax.main", *TABLE, "--config.updates=1", "--workdir=RUNS/d",
     ],
+    "MetaBalanceClassifier, fitted to 10,000 × 20": [".venv/bin/python", "-c", FIT],
     "a comparison of 10,000 × 20, all methods, 200 updates": [".venv/bin/python", *COMPARE, "--out=RUNS/comparison"],
 }  # fmt: skip
 

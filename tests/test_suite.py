@@ -230,4 +230,11 @@ def test_the_page_begins_with_what_the_study_shows(study, tmp_path):
     facts = sealed.read(tmp_path / page.FACTS)
     better = Numbers({"report": facts})("report.pairs.0.better", "percent")
     assert str(better) in text
+    table = (tmp_path / suite_page.TABLE).read_text()
+    assert table.startswith(f"- {answer[0]}\n- {answer[1]}\n")
+    own = facts["rows"][0]
+    counts = " / ".join(map(str, own["from_naive"]))
+    mean, rank = own["means"]["roc_auc"], own["ranks"]["roc_auc"]
+    assert f"| TabM | {rank:.1f} | " in table
+    assert f" | {mean:.3f} | {counts} | 0.50 |\n" in table
     assert {file.name for file in tmp_path.glob("*.png")} == {"ranks.png", "regimes.png"}

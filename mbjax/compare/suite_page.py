@@ -20,7 +20,7 @@ from mbjax.types import first_line
 
 __all__ = ["RESULTS", "Study", "TableFacts", "leave", "write"]
 log = logging.getLogger("mbjax")
-RESULTS = "results.parquet"
+RESULTS, TABLE = "results.parquet", "table.md"
 
 
 def leave(out: pathlib.Path, study: Study) -> str:
@@ -52,7 +52,28 @@ def write(out: pathlib.Path, study: Study) -> str:
         **shown, charts=charts, versions=versions.packages(), title=f"{facts['tables']} tables of {study.suite}"
     )
     atomic.write_text(out / page.PAGE, text)
+    atomic.write_text(out / TABLE, markdown(facts))
     return "\n".join(lines)
+
+
+def markdown(facts: Mapping[str, Any]) -> str:
+    """What the study shows and the table of its rows, in Markdown."""
+    titles = [f"rank, {facts['titles'][score]}" for score in facts["scores"]]
+    heads = [
+        "row",
+        *titles,
+        f"mean {facts['titles'][facts['scores'][0]]}",
+        "better / same / worse than naive",
+        "s per fit",
+    ]
+    lines = [*(f"- {line}" for line in facts["answer"]), "", f"Code: commit {', '.join(facts['code'])}.", ""]
+    lines += ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
+    for row in facts["rows"]:
+        counts = " / ".join(map(str, row.get("from_naive", ())))
+        cells = [row["title"], *(f"{rank:.1f}" for rank in row["ranks"].values())]
+        cells += [f"{row['means'][facts['scores'][0]]:.3f}", counts, f"{row['seconds']:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _plain(answer: Any) -> list[str]:
