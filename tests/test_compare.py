@@ -87,6 +87,25 @@ def test_table_says_what_the_figures_show():
     assert "SMOTE has no result: too few neighbours (1 seeds)" in table
 
 
+def test_metabalance_is_compared_with_weighted_logistic_regression_and_the_best_trees():
+    scores = {  # validation, test
+        "metabalance": (0.6, 0.65), "logistic_regression": (0.9, 0.6), "logistic_regression_balanced": (0.5, 0.62),
+        "boosting": (0.7, 0.6), "lightgbm": (0.8, 0.63),
+    }  # fmt: skip
+    lines = [
+        line(name, seed, 0.1, validation, test + 0.001 * seed)
+        for name, (validation, test) in scores.items()
+        for seed in range(5)
+    ]
+    assert comparison.strongest_references(comparison.frame_of(lines), ROWS) == [
+        "logistic_regression_balanced", "lightgbm",
+    ]  # fmt: skip
+    table = comparison.make_table(lines, rows=ROWS, task="own", select="validation", overlap=0.0)
+    assert "- MetaBalance minus logistic regression, class weights: +0.0300 ± 0.0000, clearly above zero." in table
+    assert "- MetaBalance minus LightGBM: +0.0200 ± 0.0000, clearly above zero." in table
+    assert "minus gradient-boosted trees" not in table
+
+
 def test_the_best_baseline_is_not_the_one_with_the_longest_grid():
     """Twelve settings of one true score and noise against one that is truly better, but not by the noise's maximum."""
     rng = np.random.default_rng(0)

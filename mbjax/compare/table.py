@@ -88,6 +88,7 @@ def make_table(
     groups = {name: chosen[chosen["row"] == name].set_index("seed") for name in shown(chosen, rows)}
     tuned = f"validation_{score}" in runs
     best = best_baseline(runs, rows) if tuned else "naive"
+    rivals = [best, *strongest_references(runs, rows)] if tuned else [best]
     columns = _columns(groups, rows, score=score, best=best, paper=ROC_AUC.get(task, {}), overlap=overlap)
     if tuned:
         columns["settings chosen most often"] = lambda _, group: settings_of(group["settings"])
@@ -103,7 +104,7 @@ def make_table(
     parts = [
         "\n".join(facts),
         tables.make_table({rows[name].title: group for name, group in groups.items()}, columns),
-        _verdict(groups, rows, score, ROC_AUC.get(task, {}), best, overlap),
+        _verdict(groups, rows, score, ROC_AUC.get(task, {}), rivals, overlap),
         failures(lines, groups, rows),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -171,6 +172,15 @@ def best_baseline(runs: pd.DataFrame, rows: Mapping[str, Row]) -> str:
     return str(judged(baselines if len(baselines) else runs).idxmax())
 
 
+def strongest_references(runs: pd.DataFrame, rows: Mapping[str, Row]) -> list[str]:
+    """Class-weighted logistic regression, and the trees that are best on validation data, as far as they are there."""
+    references: Any = runs[runs["row"].map(lambda name: rows[name].family == "reference")]
+    is_linear = references["row"].map(lambda name: rows[name].estimator == "logistic_regression").astype(bool)
+    linear = [name for name in ("logistic_regression_balanced",) if (references["row"] == name).any()]
+    trees = references[~is_linear]
+    return [*linear, *([str(judged(trees).idxmax())] if len(trees) else [])]
+
+
 def judged(runs: pd.DataFrame) -> pd.Series:
     """How good each row is on validation data, whatever the size of its grid: by row, to be compared alone.
 
@@ -203,12 +213,12 @@ def settings_of(settings: Any) -> str:
 
 def _verdict(
     groups: Mapping[str, Any], rows: Mapping[str, Row], score: str, paper: Mapping[str, tuple[float, float | None]],
-    best: str, overlap: float,
+    rivals: Sequence[str], overlap: float,
 ) -> str:  # fmt: skip
-    """In words, whether MetaBalance is better than naive training, the best baseline and its own controls."""
+    """In words, whether MetaBalance is better than naive training, its own controls, and the best of the others."""
     sentences = []
     for name in (name for name in groups if rows[name].family == "metabalance"):
-        others = dict.fromkeys(["naive", best, *(o for o in groups if rows[o].family == "control")])
+        others = dict.fromkeys(["naive", *rivals, *(o for o in groups if rows[o].family == "control")])
         for other in (other for other in others if other in groups):
             pair = (groups[name][f"test_{score}"], groups[other][f"test_{score}"])
             mean, half, _ = tables.paired_difference(*pair, overlap)
