@@ -66,7 +66,7 @@ def markdown(facts: Mapping[str, Any]) -> str:
         "better / same / worse than naive",
         "s per fit",
     ]
-    lines = [*(f"- {line}" for line in facts["answer"]), "", f"Code: commit {', '.join(facts['code'])}.", ""]
+    lines = [*(f"- {line}" for line in facts["answer"]), "", f"Code: {', '.join(facts['code'])}.", ""]
     lines += ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
     for row in facts["rows"]:
         counts = " / ".join(map(str, row.get("from_naive", ())))
