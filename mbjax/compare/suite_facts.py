@@ -112,7 +112,8 @@ def facts_of(study: Study) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "suite": study.suite, "tables": len(matrices[primary]), "rows_count": len(names), "runs": len(runs),
         "seeds": int(runs["seed"].nunique()), "left": study.left, "rope": ROPE, "tree": tree, "network": network,
-        "seconds": float(runs["seconds"].sum()), "code": sorted({line["code"] for line in study.lines if line["status"] == "ok"}),
+        "seconds": float(runs["seconds"].sum()),
+        "code": sorted({line["code"] for line in study.lines if line["status"] == "ok"}),
         "scores": [*matrices], "titles": {name: TITLES[name] for name in matrices},
         "friedman": {name: _friedman(filled(matrix)) for name, matrix in matrices.items()},
         "problems": [{"table": name, "reason": reason} for name, reason in study.problems.items()],

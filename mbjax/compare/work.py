@@ -117,7 +117,7 @@ def _train(runs: Sequence[Run], source: Source) -> Iterator[tuple[Run, dict[str,
             }
             for run, state in zip(by_split[split], states, strict=True):
                 if not population.is_finite(state):
-                    yield run, {"status": "failed", "reason": f"the loss is not finite with {_shown(run.settings)}"}
+                    yield run, {"status": "failed", "reason": f"the loss is not finite{_shown(run.settings)}"}
                     continue
                 probabilities = {part: predict[part](state) for part in predict}
                 more = {"updates": experiment.updates, "mode": trained.mode, "seconds": round(trained.seconds, 4)}
@@ -213,4 +213,5 @@ def table_of(run: Run) -> str:
 
 
 def _shown(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in settings.items())
+    text = ", ".join(f"{key}={value}" for key, value in settings.items())
+    return f" with {text}" if text else ""
