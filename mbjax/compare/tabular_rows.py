@@ -9,9 +9,9 @@ CHOSEN: Mapping[str, Any] = {
     "model.name": "tabm", "model.members": 32, "model.hidden": (64, 64), "optimizer.name": "adamw",
     "optimizer.nesterov": False, "optimizer.lr": 0.01, "optimizer.weight_decay": 1.0, "meta.steps": 2,
 }  # fmt: skip
-"""What `mbjax.MetaBalanceClassifier` changes for a table: chosen on the 69 tables of KEEL alone, then frozen.
+"""What `mbjax.MetaBalanceClassifier` changes for a table: chosen on every third of the 69 tables of KEEL, then frozen.
 
-`benchmarks/default.py` has what it was chosen from, docs/suites.md what came of it.
+`benchmarks/default.py` has what it was chosen from, docs/results.md what came of it.
 """
 SCALING = "robust_smooth_clip"
 """How it scales numbers."""

@@ -208,7 +208,7 @@ class MetaBalanceClassifier(_Classifier):
     the balanced batches: they are at the class frequencies of the training data.
 
     For tables the network is TabM, 32 MLPs in one, trained by AdamW with much weight decay. These settings were chosen
-    on 69 tables of KEEL and are compared with other methods in docs/suites.md.
+    on a third of 69 tables of KEEL; docs/results.md compares them with other methods on all.
 
     Example:
       >>> import mbjax
