@@ -20,11 +20,10 @@ from sklearn.datasets import make_classification
 from mbjax import compare, data
 from mbjax.compare import baselines as references
 from mbjax.compare import driver, plan, schedule, work
-from mbjax.compare import rows as rows
 from mbjax.compare import table as comparison
-from mbjax.compare.rows import ROWS
 from mbjax.methods import METHODS
 from mbjax.report.tables import paired_difference
+from mbjax.rows import ROWS, Row
 from mbjax.types import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -382,7 +381,7 @@ def test_where_nothing_ends_well_there_is_no_table(task, tmp_path):
 
 
 def test_what_cannot_run_is_reported_and_the_rest_goes_on(task, tmp_path, monkeypatch):
-    some = rows._plain("some settings", grid={"train.sampler": ("over", "smote")})
+    some = Row("some settings", "baseline", {"method": "erm"}, {"train.sampler": ("over", "smote")})
     monkeypatch.setitem(ROWS, "over", some)
     frame = pd.read_csv(task.overrides["data.path"])
     small = pd.concat([frame[frame["label"] == 0].head(70), frame[frame["label"] == 1].head(40)])

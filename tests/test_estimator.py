@@ -22,10 +22,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from mbjax import ImbalancedClassifier, MetaBalanceClassifier, UserError
-from mbjax.compare.tabular_rows import CHOSEN
 from mbjax.data.tables.columns import TableColumns
 from mbjax.estimator import METHODS, settings
 from mbjax.options import flatten
+from mbjax.rows import CHOSEN
 
 clone: Any = sklearn.base.clone  # of what type it gives, type checkers know too little
 COMPILED: list[str] = []

@@ -10,9 +10,9 @@ import mbjax
 ROOT = pathlib.Path(mbjax.__file__).parent
 # From the top down. A module may import those in later rows, and its own package.
 LAYERS = [
-    {"__main__"}, {"main", "estimator"}, {"compare"}, {"cli", "programs"}, {"train", "export"}, {"report"}, {"predict"},
-    {"config"}, {"evaluation"}, {"methods"}, {"meta"}, {"devices"}, {"sampling"}, {"data"}, {"models"},
-    {"augment", "losses"}, {"class_weights", "trivial_augment"}, {"meta_checks", "state"}, {"registry"},
+    {"__main__"}, {"main"}, {"compare"}, {"estimator"}, {"cli", "programs"}, {"train", "export"}, {"report"},
+    {"predict"}, {"config"}, {"evaluation"}, {"methods"}, {"meta"}, {"devices"}, {"sampling"}, {"data"}, {"models"},
+    {"augment", "losses"}, {"class_weights", "rows", "trivial_augment"}, {"meta_checks", "state"}, {"registry"},
     {"config_files", "console", "options", "sealed", "versions"}, {"atomic"}, {"types"},
 ]  # fmt: skip
 HEIGHT = {name: len(LAYERS) - row for row, names in enumerate(LAYERS) for name in names}

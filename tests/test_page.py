@@ -24,11 +24,11 @@ from mbjax import compare, config, data, report, train
 from mbjax.compare import baselines, driver
 from mbjax.compare import best as best_lib
 from mbjax.compare import page as comparison_page
-from mbjax.compare.rows import ROWS
 from mbjax.evaluation import identification, intervals, metrics
 from mbjax.report import __main__ as command
 from mbjax.report import examine, facts, theme
 from mbjax.report.numbers import STYLES, Numbers
+from mbjax.rows import ROWS
 from mbjax.types import Dataset, Split, UserError
 
 BAD, GOOD = "<b>ill</b>", "we$$ll"

@@ -14,11 +14,10 @@ from scipy import stats
 from mbjax import config as config_lib
 from mbjax import sealed, train
 from mbjax.compare import plan, statistics, suite, suite_facts, suite_page
-from mbjax.compare.rows import ROWS
 from mbjax.compare.suite_facts import Study, TableFacts
-from mbjax.compare.tabular_rows import SUITE, TABULAR
 from mbjax.report import page
 from mbjax.report.numbers import Numbers
+from mbjax.rows import ROWS, SUITE, TABULAR
 from mbjax.train import population, widths
 from mbjax.types import UserError
 from tests.test_suites import ROOT, dat

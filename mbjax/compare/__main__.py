@@ -2,7 +2,7 @@
 
     --suite=keel           in place of --config: the rows on every table of a suite, keel, imblearn or own
     --tables=a,b           of the suite; all if left out
-    --methods=all          or names, comma-separated: of mbjax/compare/rows.py, of the configuration's own ROWS, or
+    --methods=all          or names, comma-separated: of mbjax/rows/paper.py, of the configuration's own ROWS, or
                            methods of modules of your own, MODULE:NAME
     --seeds=10             0 … 9
     --select=validation    or test, as the paper does; the table then says so

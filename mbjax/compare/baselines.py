@@ -11,6 +11,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 
+from mbjax.estimator import MetaBalanceClassifier
 from mbjax.types import Dataset, UserError
 
 OPTIONAL = {"lightgbm": "'mbjax[trees]'", "xgboost": "'mbjax[trees]'", "pytabkit": "pytabkit"}
@@ -29,12 +30,6 @@ def install(*packages: str) -> str:
     return f"pip install {' '.join(dict.fromkeys(OPTIONAL[package] for package in packages))}"
 
 
-def _metabalance_classifier() -> Any:
-    from mbjax.estimator import MetaBalanceClassifier  # which takes its settings from this package
-
-    return MetaBalanceClassifier
-
-
 REFERENCES: dict[str, Callable[..., Any]] = {
     "logistic_regression": lambda seed, **settings: LogisticRegression(max_iter=5000, random_state=seed, **settings),
     "hist_gradient_boosting": lambda seed, **settings: HistGradientBoostingClassifier(random_state=seed, **settings),
@@ -50,7 +45,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "realmlp": lambda seed, **settings: _installed("pytabkit", "RealMLP_TD_S_Classifier")(
         random_state=seed, device="cpu", n_threads=1, verbosity=0, **settings
     ),
-    "metabalance_classifier": lambda seed, **settings: _metabalance_classifier()(random_state=seed, **settings),
+    "metabalance_classifier": lambda seed, **settings: MetaBalanceClassifier(random_state=seed, **settings),
 }
 EQUAL_PRIORS = ("balanced_random_forest", "rusboost", "easy_ensemble")
 """Those that draw as many examples of each class."""

@@ -51,7 +51,7 @@ def run_comparison(
       dataset: what is trained and tested on, or a function of the seed that gives it, which worker processes get by
         pickle; if None, what the configuration names. To tune it needs a split `"validation"`.
       out: the comparison's folder.
-      rows: of `mbjax.compare.rows.ROWS`, of the file's own, or methods of other modules, `module:name`; all if None.
+      rows: of `mbjax.rows.ROWS`, of the file's own, or methods of other modules, `module:name`; all if None.
       seeds: how many, or which.
       tune: whether rows choose their settings on the validation split.
       **options: of `complete`: `select`, `jobs`, `backend`, `scheduler`, `shard`, `minutes`, `save_best`.

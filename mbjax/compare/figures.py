@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mbjax.compare.rows import Row
 from mbjax.compare.table import frame_of, score_of
 from mbjax.report.names import TITLES
 from mbjax.report.theme import BLUE, GREEN, INK, MUTED, RED
+from mbjax.rows import Row
 
 PAPER = "the paper"
 FAMILIES = {

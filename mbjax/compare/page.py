@@ -13,10 +13,10 @@ import pandas as pd
 from mbjax import atomic, sealed, versions
 from mbjax.compare import figures
 from mbjax.compare import table as tables_lib
-from mbjax.compare.rows import Row
 from mbjax.report import page, tables, theme
 from mbjax.report.names import TITLES
 from mbjax.report.numbers import Numbers
+from mbjax.rows import Row
 from mbjax.types import first_line
 
 log = logging.getLogger("mbjax")

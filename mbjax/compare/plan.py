@@ -14,9 +14,8 @@ from typing import Any
 
 from mbjax import config as config_lib
 from mbjax import data
-from mbjax.compare.rows import GRID, ROWS, Row
-from mbjax.compare.tabular_rows import TABULAR
 from mbjax.evaluation import metrics
+from mbjax.rows import GRID, ROWS, TABULAR, Row
 from mbjax.train import population
 from mbjax.types import Config, Dataset, UserError
 
@@ -31,8 +30,8 @@ class Task:
 
     Attributes:
       file: of `configs/`, or a configuration itself. A file's module may have `ROWS`, names and what each changes in
-        the configuration, in place of `mbjax.compare.rows.ROWS`, and `GRID`, what every network chooses from, in place
-        of `mbjax.compare.rows.GRID`.
+        the configuration, in place of `mbjax.rows.ROWS`, and `GRID`, what every network chooses from, in place
+        of `mbjax.rows.GRID`.
       overrides: what the command line changes in it.
       scenario: the part of the configuration's name before the row, such as `severe` of `configs/cifar10.py:severe`.
       tune: whether rows choose from their grids on validation data; else they have the configuration's settings.

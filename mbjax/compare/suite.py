@@ -13,9 +13,9 @@ from mbjax import config as config_lib
 from mbjax import data
 from mbjax.compare import driver, plan, schedule, suite_page, work, workers
 from mbjax.compare.suite_page import Study, TableFacts
-from mbjax.compare.tabular_rows import SUITE
 from mbjax.data.tables.suites import SUITES
 from mbjax.options import listed, nearest
+from mbjax.rows import SUITE
 from mbjax.types import Dataset, UserError
 
 log = logging.getLogger("mbjax")
@@ -45,7 +45,7 @@ def complete(
       task: `configs/suite.py`, or a configuration like it, with what is changed in it. A table is one change more.
       suite: of `SUITES`.
       out: the study's folder.
-      names: of rows; `mbjax.compare.tabular_rows.SUITE` if None.
+      names: of rows; `mbjax.rows.SUITE` if None.
       tables: of the suite; all if None.
       seeds: of the splits and all else.
       jobs, backend, scheduler, shard, minutes: see `mbjax.compare.driver.complete`.

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mbjax.compare import statistics
 from mbjax.compare import table as tables_lib
-from mbjax.compare.rows import Row
+from mbjax.rows import Row
 from mbjax.types import Dataset
 
 SCORES = {  # of a page, the first is primary; with the sign that makes higher better

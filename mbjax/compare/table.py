@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mbjax.compare.rows import Row
 from mbjax.evaluation import metrics
 from mbjax.report import tables
 from mbjax.report.names import TITLES
 from mbjax.report.paper import ROC_AUC
+from mbjax.rows import Row
 
 COLUMNS = {  # of a table, beside the score that is compared
     "average_precision": "average precision",

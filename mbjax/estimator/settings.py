@@ -9,10 +9,9 @@ from ml_collections import ConfigDict
 
 from mbjax import config as config_lib
 from mbjax import methods
-from mbjax.compare.rows import ROWS
-from mbjax.compare.tabular_rows import CHOSEN, SCALING
 from mbjax.data.tables import numbers
 from mbjax.options import COUNT, FLAG, SHARE_INSIDE, Kind, choice, flatten, nearest, shown, unset_or
+from mbjax.rows import CHOSEN, ROWS, SCALING
 from mbjax.types import Config, UserError
 
 DEFAULTS: Mapping[str, Any] = {
@@ -21,7 +20,7 @@ DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 """The configuration's keys for which the estimators have defaults of their own.
 
-`MetaBalanceClassifier` has `mbjax.compare.tabular_rows.CHOSEN` on top of them, for tables.
+`MetaBalanceClassifier` has `mbjax.rows.CHOSEN` on top of them, for tables.
 """
 
 PAPER: Mapping[str, Any] = {

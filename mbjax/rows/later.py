@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mbjax.compare.rows import ROWS, Family, Row
+from mbjax.rows.paper import ROWS, Family, Row
 
 CHOSEN: Mapping[str, Any] = {
     "model.name": "tabm", "model.members": 32, "model.hidden": (64, 64), "optimizer.name": "adamw",
