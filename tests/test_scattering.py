@@ -1,17 +1,21 @@
 """The scattering transform, against Kymatio's values (tests/values/scattering.py made them), and training behind it."""
 
+import collections
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import mbjax
 from mbjax import config, sampling, train
+from mbjax.evaluation import evaluate
 from mbjax.export import onnx_file, stablehlo
-from mbjax.models import whitening
+from mbjax.models import stem, whitening
 from mbjax.models.scattering import paths, scattering
 from mbjax.models.scattering_net import OnScattering, log_scattering
 from mbjax.types import Dataset, Split, UserError
@@ -118,6 +122,79 @@ def test_the_model_predicts_on_images_what_the_network_behind_the_stem_says_of_f
     np.testing.assert_allclose(
         apply(experiment.model, x), apply(behind.behind(), log_scattering(x)), rtol=1e-5, atol=1e-6
     )
+
+
+class Doubling(nn.Module):
+    """A stem that doubles images, of which it counts the calls, and a sum behind it."""
+
+    times: float = 2.0
+    calls: ClassVar[list[int]] = []
+
+    @nn.nowrap
+    def frozen_stem(self, images: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda: self.calls.append(1), ordered=True)
+        return self.times * images
+
+    @nn.nowrap
+    def behind(self, features: np.ndarray | None = None, labels: np.ndarray | None = None) -> nn.Module:
+        return Summing(parent=None)
+
+    def setup(self):
+        self._behind = self.behind()
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return self._behind(self.frozen_stem(x), train=train)
+
+
+class Summing(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return jnp.stack([x.sum((1, 2, 3)), jnp.ones(len(x))], -1)
+
+
+def test_features_of_the_same_images_are_computed_once_and_kept_within_bounds(monkeypatch):
+    monkeypatch.setattr(stem, "_kept", collections.OrderedDict())
+    Doubling.calls.clear()
+    images = np.random.default_rng(0).uniform(-1, 1, (130, 4, 4, 3)).astype(np.float32)
+
+    def ask(images, times=2.0, **options):
+        before = len(Doubling.calls)
+        found = stem.features(Doubling(times), images, **options)
+        jax.effects_barrier()
+        return found, len(Doubling.calls) - before
+
+    found, calls = ask(images)
+    np.testing.assert_array_equal(found, 2 * images)
+    assert calls == 4  # the first batch, which tells stems apart, and the three that there are
+    again, calls = ask(images.copy())
+    assert again is found
+    assert calls == 1
+    tripled, _ = ask(images, times=3.0)
+    np.testing.assert_array_equal(tripled, np.float32(3) * images)
+    flipped, _ = ask(images, augmentation="flip", views=2)
+    np.testing.assert_array_equal(flipped, 2 * np.stack([images, images[:, :, ::-1]], 1).reshape(-1, 4, 4, 3))
+    monkeypatch.setattr(stem, "KEPT_BYTES", found.nbytes)
+    other, _ = ask(1 - images)
+    np.testing.assert_array_equal(other, 2 * (1 - images))
+    assert list(map(id, stem._kept.values())) == [id(other)]  # what was asked for longest ago is gone
+    monkeypatch.setattr(stem, "KEPT_BYTES", 1)
+    np.testing.assert_array_equal(ask(images)[0], 2 * images)
+    assert not stem._kept
+
+
+def test_a_split_is_predicted_by_features_where_they_fit_and_by_whole_images_else(monkeypatch):
+    images = np.random.default_rng(0).uniform(-1, 1, (70, 4, 4, 3)).astype(np.float32)
+    state = mbjax.TrainState.create(params={}, tx=optax.sgd(0.1), rng=jax.random.key(0))
+    split = Split(images, np.zeros(70, np.int32))
+    for kept in (stem.KEPT_BYTES, 1):
+        monkeypatch.setattr(stem, "KEPT_BYTES", kept)
+        Doubling.calls.clear()
+        predict = evaluate.make_predict(Doubling(), split, batch_size=32)
+        first, calls = predict(state), len(Doubling.calls)
+        np.testing.assert_allclose(first[:, 0], 1 / (1 + np.exp(1 - 2 * images.sum((1, 2, 3)))), rtol=1e-5)
+        np.testing.assert_array_equal(predict(state), first)
+        jax.effects_barrier()
+        assert (len(Doubling.calls) == calls) == (kept > 1)  # of kept features the second time costs nothing
 
 
 def test_whitening_is_the_inverse_root_of_the_covariance_within_classes():

@@ -1,5 +1,6 @@
 """What a model scores on whole splits: padded to full batches, the padding cut off again, nothing dropped."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from mbjax import augment, sampling
 from mbjax.devices import parallel
 from mbjax.evaluation import calibration, identification, metrics
+from mbjax.models import stem
 from mbjax.state import TrainState, predicting_weights
 from mbjax.types import Dataset, PyTree, Split, UserError
 
@@ -89,13 +91,25 @@ def make_predict(
     """
     if protocol == "authors" and (len(split.x.shape) != 4 or min(split.x.shape[1:3]) < 28):
         raise UserError(f"config.eval.protocol={protocol!r} is for images of 28×28 pixels or more")
-    run = _make_run(model, "crop28_flip" if protocol == "authors" else "none", features=False, mesh=mesh)
-    batches = _Batches(split, batch_size, mesh)
+    augmentation = "crop28_flip" if protocol == "authors" else "none"
+    behind = _behind_stem(model, split) if protocol == "clean" else None
+    run = _make_run(behind or model, augmentation, features=False, mesh=mesh)
+
+    @functools.cache  # at the first call: a stem's features take a while
+    def batches() -> _Batches:
+        x = stem.features(model, split.x) if behind else split.x
+        return _Batches(dataclasses.replace(split, x=x), batch_size, mesh)
 
     def predict(state: TrainState) -> np.ndarray:
-        return calibration.from_logits(batches.map(lambda number, x: run(_variables(state), number, x)))
+        return calibration.from_logits(batches().map(lambda number, x: run(_variables(state), number, x)))
 
     return predict
+
+
+def _behind_stem(model: Any, split: Split) -> nn.Module | None:
+    """What a model has behind a frozen stem; None without one, or where a split's features take too much memory."""
+    fits = hasattr(model, "frozen_stem") and isinstance(split.x, np.ndarray)
+    return model.behind() if fits and stem.size_of(model, split.x) <= stem.KEPT_BYTES else None
 
 
 def _identify(

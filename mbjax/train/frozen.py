@@ -1,18 +1,17 @@
 """The features of a model's frozen part, computed once: the method then trains what is behind it, on these."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mbjax import augment, methods, sampling
+from mbjax.models import stem
 from mbjax.types import UserError
 
-_BATCH = 64  # images of which features are computed at a time
 _KEPT = np.float16  # what features are kept in: half the memory, and a logarithm to 0.004 at least
 
 
@@ -39,7 +38,7 @@ def split(
     if not hasattr(model, "frozen_stem"):
         return model, streams, sections
     frozen: Any = model
-    features = _Features(jax.jit(lambda x: frozen.frozen_stem(augment.to_float(x))), frozen.views, seed)
+    features = _Features(frozen, seed)
     new = {name: features.of(stream, name, sections[name]["augment"]) for name, stream in streams.items()}
     done = {name: {**sections[name], "augment": "none"} for name in new}
     return frozen.behind(new[main].x, new[main].y), new, {**sections, **done}
@@ -48,8 +47,9 @@ def split(
 class _Features:
     """The features of each array and augmentation, computed once whichever streams share them."""
 
-    def __init__(self, stem: Callable[[jax.Array], jax.Array], views: int, seed: int):
-        self._stem, self._views, self._seed = stem, views, seed
+    def __init__(self, model: Any, seed: int):
+        self._model, self._seed = model, seed
+        self._views: int = model.views
         self._known: dict[tuple[int, str], np.ndarray] = {}
 
     def of(self, stream: sampling.Stream, name: str, augmentation: str) -> sampling.Stream:
@@ -70,24 +70,7 @@ class _Features:
         views = {"none": 1, "flip": 2}.get(augmentation, self._views)
         key = (id(stream.x), augmentation)
         if key not in self._known:
-            self._known[key] = self._compute(stream.x, augmentation, views)
+            self._known[key] = stem.features(
+                self._model, stream.x, augmentation=augmentation, views=views, seed=self._seed, dtype=_KEPT
+            )
         return sampling.with_views(stream, self._known[key], views, (self._seed, 2**33 + zlib.crc32(name.encode())))
-
-    def _compute(self, images: np.ndarray, augmentation: str, views: int) -> np.ndarray:
-        """`[n · views, ...]`: of each image itself, then its random views."""
-        change = jax.jit(_mirror if augmentation == "flip" else augment.AUGMENTATIONS[augmentation])
-        shape = jax.eval_shape(self._stem, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)).shape[1:]
-        out = np.empty((len(images), views, *shape), _KEPT)
-        for start in range(0, len(images), _BATCH):
-            part = images[start : start + _BATCH]
-            count = len(part)
-            part = jnp.asarray(np.concatenate([part, np.zeros((_BATCH - count, *part.shape[1:]), part.dtype)]))
-            rng = jax.random.fold_in(jax.random.key(self._seed), start)
-            for view in range(views):
-                seen = change(jax.random.fold_in(rng, view), part) if view else part
-                out[start : start + count, view] = np.asarray(self._stem(seen))[:count]
-        return out.reshape(-1, *shape)
-
-
-def _mirror(rng: jax.Array, images: jax.Array) -> jax.Array:
-    return images[:, :, ::-1]
