@@ -182,6 +182,22 @@ def test_features_of_the_same_images_are_computed_once_and_kept_within_bounds(mo
     assert not stem._kept
 
 
+def test_processes_that_share_a_folder_compute_features_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(stem, "_folder", None)
+    stem.share_in(tmp_path)
+    images = np.random.default_rng(0).uniform(-1, 1, (70, 4, 4, 3)).astype(np.float32)
+    Doubling.calls.clear()
+    for more in (2, 0):  # batches beside the first one; the second time stands for a second process
+        before = len(Doubling.calls)
+        np.testing.assert_array_equal(stem.features(Doubling(), images), 2 * images)
+        jax.effects_barrier()
+        assert len(Doubling.calls) - before == 1 + more
+    (file,) = tmp_path.iterdir()
+    monkeypatch.setattr(stem, "SHARED_BYTES", file.stat().st_size + 1)
+    np.testing.assert_array_equal(stem.features(Doubling(), 1 - images), 2 * (1 - images))
+    assert [*tmp_path.iterdir()] == [file]
+
+
 def test_a_split_is_predicted_by_features_where_they_fit_and_by_whole_images_else(monkeypatch):
     images = np.random.default_rng(0).uniform(-1, 1, (70, 4, 4, 3)).astype(np.float32)
     state = mbjax.TrainState.create(params={}, tx=optax.sgd(0.1), rng=jax.random.key(0))
@@ -236,6 +252,14 @@ def test_a_run_learns_and_its_model_predicts_and_exports_on_raw_images(dataset, 
         )
     with pytest.raises(UserError, match="the model 'scattering' cannot be written as ONNX"):
         onnx_file.to_onnx(model)
+
+
+def test_a_run_without_whitening_saves_and_its_model_predicts(dataset, tmp_path):
+    values = settings(**{"model.blocks": 0, "model.whiten": 0, "method": "erm", "train.augment": "flip"})
+    train.train_and_evaluate(values, tmp_path / "run", dataset)
+    written = np.load(tmp_path / "run/predictions.npz")["probabilities"]
+    predicted = mbjax.load(tmp_path / "run").predict_proba(dataset.test.x, priors="raw")
+    np.testing.assert_allclose(predicted, written, rtol=1e-5, atol=1e-7)
 
 
 def test_an_augmentation_that_changes_the_size_is_refused(dataset):

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import joblib
 
 from mbjax import cli, programs
+from mbjax.models import stem
 from mbjax.types import UserError
 
 log = logging.getLogger("mbjax")
@@ -148,6 +149,7 @@ def _start(folder: str, jobs: int, parent: int, end: float) -> None:
     threading.Thread(target=_leave_with, args=(parent, end), daemon=True).start()
     cli.show_log()
     programs.keep()
+    stem.share_in(pathlib.Path(folder))
 
 
 def _take(number: int, jobs: int) -> None:

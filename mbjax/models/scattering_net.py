@@ -73,7 +73,9 @@ class OnScattering(nn.Module):
         x = (x - stem["mean"][None, None, None]) / stem["scale"][None, None, None]
         if not self.blocks:
             x = x.reshape(x.shape[0], -1)
-            x = stem["factor"][None] * (x + (x @ stem["directions"].T * stem["gains"][None]) @ stem["directions"])
+            if "directions" in stem:
+                x = x + (x @ stem["directions"].T * stem["gains"][None]) @ stem["directions"]
+            x = stem["factor"][None] * x
         else:
             x = self._norm(train, Conv(self.width, size=1, conv=self.conv, dtype=str(x.dtype))(x))
             for _ in range(self.blocks):

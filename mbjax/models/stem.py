@@ -1,8 +1,10 @@
 """The features that a model's frozen stem makes of images: computed once, and kept for whoever asks again."""
 
 import collections
+import functools
 import hashlib
 import math
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbjax import augment
+from mbjax import atomic, augment
 
 KEPT_BYTES = 3 * 2**29
-"""How much is kept in all; what was asked for longest ago goes first."""
+"""How much a process keeps in all; what was asked for longest ago goes first."""
+SHARED_BYTES = 2**32
+"""How much processes that share a folder keep there."""
 _BATCH = 64  # images of which features are computed at a time
-_kept: collections.OrderedDict[tuple[Any, ...], np.ndarray] = collections.OrderedDict()
+_kept: collections.OrderedDict[str, np.ndarray] = collections.OrderedDict()
+_folder: pathlib.Path | None = None
+
+
+def share_in(folder: pathlib.Path) -> None:
+    """Keeps features as files of a folder from now on, for all processes that do so: theirs it is to remove it."""
+    global _folder
+    _folder = folder
 
 
 def size_of(model: Any, images: np.ndarray, dtype: Any = np.float32) -> int:
@@ -52,13 +63,31 @@ def features(
     """
     stem = jax.jit(lambda x: model.frozen_stem(augment.to_float(x)))
     first = np.asarray(stem(_full(images[:_BATCH])))
-    key = (_digest(images), _digest(first), augmentation, views, seed, np.dtype(dtype).str)
-    found = _kept.pop(key) if key in _kept else _compute(stem, images, augmentation, views, seed, dtype)
+    asked = repr((_digest(images), _digest(first), augmentation, views, seed, np.dtype(dtype).str))
+    key = hashlib.sha256(asked.encode()).hexdigest()
+    compute = functools.partial(_compute, stem, images, augmentation, views, seed, dtype)
+    if _folder:
+        return _shared(_folder / f"{key}.npy", compute)
+    found = _kept.pop(key) if key in _kept else compute()
     if found.nbytes <= KEPT_BYTES:
         _kept[key] = found
     while sum(kept.nbytes for kept in _kept.values()) > KEPT_BYTES:
         _kept.popitem(last=False)
     return found
+
+
+def _shared(file: pathlib.Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array of a file, which is made where it is missing; two processes may make it at a time."""
+    if not file.exists():
+        found = compute()
+        if found.nbytes + sum(other.stat().st_size for other in file.parent.glob("*.npy")) > SHARED_BYTES:
+            return found
+        try:
+            with atomic.writing(file) as part:
+                np.save(part, found)
+        except OSError:  # a full disk costs time alone
+            return found
+    return np.load(file, mmap_mode="r")
 
 
 def _compute(

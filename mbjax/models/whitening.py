@@ -35,8 +35,9 @@ class Whitening:
     factor: np.ndarray
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The attributes by name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """The attributes by name, without directions and gains where there are none: no file keeps empty arrays."""
+        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: array for name, array in arrays.items() if array.size}
 
     def __repr__(self) -> str:  # programs that hold these constants are told apart by it
         content = b"".join(np.ascontiguousarray(array).tobytes() for array in self.arrays().values())
