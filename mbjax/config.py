@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_dict
 from mbjax import data, losses, models, sampling
 from mbjax.devices.parallel import Parallel
 from mbjax.evaluation import decisions, metrics
-from mbjax.methods import BUILT_IN, METHODS, find
+from mbjax.methods import BUILT_IN, METHODS, diet, find
 from mbjax.methods import base as method_base
 from mbjax.options import (
     COUNT,
@@ -68,6 +68,7 @@ SECTIONS = _merged({
     "model": Section("the network", (models.NAME_OPTION,)),
     "loss": Section("the loss", losses.OPTIONS),
     "optimizer": Section("SGD", method_base.OPTIMIZER_OPTIONS),
+    "diet": diet.SECTION,
     "decision": Section("how the trained model decides", decisions.OPTIONS),
     "eval": Section("evaluation", (
         Option("every", 0.1, POSITIVE, "evaluations and checkpoints: a share of the updates, or a number if ≥ 1"),

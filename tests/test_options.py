@@ -56,6 +56,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "weight_net": {
         "hidden": 100, "lr": 0.001, "momentum": 0.9, "normalize": False, "optimizer": "adam", "weight_decay": 0.0001,
     },
+    "diet": {"batch_size": 256, "updates": 0},
     "decision": {"metric": "", "beta": 1.0, "keep": None, "costs": ""},
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 
 from mbjax.devices import parallel
-from mbjax.methods import base, erm, m2m, metabalance, reweighting
+from mbjax.methods import base, diet, erm, m2m, metabalance, reweighting
 from mbjax.methods.base import Method, Problem, Recipe, Sections, Shapes, batch_of, make_optimizer, stream_section
 from mbjax.registry import Registry
 
@@ -28,6 +28,7 @@ __all__ = [
     "Shapes",
     "batch_of",
     "build",
+    "diet",
     "find",
     "make_optimizer",
     "stream_section",

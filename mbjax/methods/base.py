@@ -16,7 +16,7 @@ from mbjax import augment, losses, models, sampling
 from mbjax.devices.parallel import Parallel
 from mbjax.options import FLAG, NOT_NEGATIVE, POSITIVE, SHARE_BELOW_1, SHARE_INSIDE, Option, Section, choice, several
 from mbjax.state import TrainState
-from mbjax.types import Batch, LossFn, Metrics, Params
+from mbjax.types import Batch, LossFn, Metrics, Params, PyTree
 
 State = TypeVar("State", bound=TrainState)
 Sections = Mapping[str, Mapping[str, Any]]
@@ -38,6 +38,8 @@ class Problem:
       updates: of the whole run.
       parallel: whether and how its work is spread over devices; see `mbjax.devices.parallel`.
       support_loss_fn: the loss of the support loop, if it is another one.
+      start: weights and running statistics that replace the first ones of the same names, `{"params": …}`, NumPy
+        arrays; None for none.
     """
 
     model: nn.Module
@@ -48,11 +50,17 @@ class Problem:
     updates: int
     parallel: Parallel = "none"
     support_loss_fn: LossFn | None = None
+    start: Mapping[str, PyTree] | None = None
+
+    def variables(self, rng: jax.Array) -> dict[str, PyTree]:
+        """The variables that a network of the method starts from: fresh, from a file, or those of `start`."""
+        variables = models.init(self.model, rng, self.example)
+        return _with(self.start, variables) if self.start else variables
 
     def init(self, seed: int) -> TrainState:
         """The first weights, fresh or from a file. The same seed gives every method the same ones."""
         weights_rng, rng = jax.random.split(jax.random.key(seed))
-        variables = models.init(self.model, weights_rng, self.example)
+        variables = self.variables(weights_rng)
         params = variables.pop("params")
         return TrainState.create(params=params, tx=self.tx, rng=rng, model_state=variables)
 
@@ -64,6 +72,13 @@ class Problem:
         params = optax.apply_updates(state.params, changes)
         state = state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state)
         return state, {"loss": loss, **metrics}
+
+
+def _with(start: PyTree, own: PyTree) -> PyTree:
+    """`own`, with the leaves of `start` in place of those that have the same names; copies, as updates donate them."""
+    if not isinstance(own, Mapping):
+        return jnp.array(start, own.dtype)
+    return {name: _with(start[name], value) if name in start else value for name, value in own.items()}
 
 
 def learning_rate(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mbjax import losses, models
+from mbjax import losses
 from mbjax.methods.base import TRAIN, Method, Problem, Recipe, batch_of, make_optimizer, stream_section
 from mbjax.options import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, SHARE_BELOW_1, SHARE_INSIDE, Option, Section
 from mbjax.state import TrainState
@@ -267,7 +267,7 @@ def build_m2m(problem: Problem, *, train: dict[str, Any], m2m: dict[str, Any], o
     def init(seed: int) -> M2mState:
         state = f_problem.init(seed)
         rng = jax.random.fold_in(state.rng, np.uint32(2**32 - 2))  # no update has this number
-        g_state = models.init(problem.model, rng, problem.example)
+        g_state = problem.variables(rng)
         g_params = g_state.pop("params")
         return M2mState(
             **vars(state), g_params=g_params, g_model_state=g_state, g_opt_state=g_problem.tx.init(g_params)

@@ -16,7 +16,7 @@ from mbjax import augment, class_weights, data, losses, methods, models, samplin
 from mbjax.data import splits
 from mbjax.devices import parallel as parallel_lib
 from mbjax.train import frozen
-from mbjax.types import Config, Dataset, LossFn, Split, UserError
+from mbjax.types import Config, Dataset, LossFn, PyTree, Split, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Experiment:
       recipe: what the method was built from.
       platform: what it is compiled for, by JAX's name: `"cpu"`, `"gpu"` or `"cuda"`, `"tpu"`. All that mbjax chooses
         by platform it chooses by this.
+      numbered: what the start of `config.diet` reads, the training images with their numbers for classes; None where
+        there is none. `mbjax.train.start` does it.
     """
 
     dataset: Dataset
@@ -49,11 +51,12 @@ class Experiment:
     updates: int
     recipe: methods.Recipe
     platform: str
+    numbered: sampling.Stream | None = None
 
 
 def make_method(
     name: str, *, model: nn.Module, example: np.ndarray, sections: methods.Sections, class_counts: Any, updates: int,
-    groups: bool = False, parallel: parallel_lib.Parallel = "none",
+    groups: bool = False, parallel: parallel_lib.Parallel = "none", start: Mapping[str, PyTree] | None = None,
 ) -> methods.Method:  # fmt: skip
     """Builds a method with its loss and optimiser.
 
@@ -67,6 +70,7 @@ def make_method(
       updates: of the whole run.
       groups: whether the examples have groups.
       parallel: `config.parallel`; one device if not given.
+      start: weights and running statistics to start from, where the network has those names; NumPy arrays.
     """
 
     def loss_fn(loss: Mapping[str, Any]) -> LossFn:
@@ -78,7 +82,7 @@ def make_method(
     zeros = np.zeros(example.shape, np.float32 if example.dtype == np.uint8 else example.dtype)
     problem = methods.Problem(
         model, loss_fn(sections["loss"]), tx, zeros, class_counts, updates, parallel,
-        loss_fn({**sections["loss"], "name": support_loss}) if support_loss else None,
+        loss_fn({**sections["loss"], "name": support_loss}) if support_loss else None, start,
     )  # fmt: skip
     method = methods.build(name, problem, sections)
     streams = {stream: sections[stream] for stream in methods.find(name).streams(sections)}
@@ -131,6 +135,7 @@ def assemble(
       UserError: a mistake in the configuration, or data that the method or a sampler cannot use.
     """
     recipe = methods.find(config.method)
+    main = recipe.epoch_stream
     sections = {
         key: value.to_dict() for key, value in config.items() if isinstance(value, ml_collections.FrozenConfigDict)
     }
@@ -142,18 +147,28 @@ def assemble(
     # What the method reads decides its class counts and, it may be, the number of its updates.
     shapes = recipe.streams(sections)
     parts = cut(dataset, shapes, sections["clean"]["share"], seed=config.seed)
-    class_counts = parts[recipe.epoch_stream].count_classes(len(dataset.classes))
+    class_counts = parts[main].count_classes(len(dataset.classes))
     streams = _make_streams(parts, sections, dataset, seed=config.seed, cache_dir=cache_dir)
     updates = config.updates
     if updates is None:
-        epoch = streams[recipe.epoch_stream].epoch_length
-        updates = math.ceil(config.epochs * epoch / math.prod(shapes[recipe.epoch_stream]))
-    behind, streams, sections = frozen.split(model, streams, sections, main=recipe.epoch_stream, seed=config.seed)
-    x = streams[recipe.epoch_stream].x
+        epoch = streams[main].epoch_length
+        updates = math.ceil(config.epochs * epoch / math.prod(shapes[main]))
+    if starts := sections["diet"]["updates"]:
+        own = {"augment": sections[main]["augment"]}
+        streams["diet"] = methods.diet.stream(dataset, updates=starts, main=main, seed=config.seed, **own)
+        sections["diet"] |= own
+    behind, streams, sections = frozen.split(model, streams, sections, main=main, seed=config.seed)
+    streams = dict(streams)
+    numbered = streams.pop("diet", None)  # no stream of the method
+    x = streams[main].x
     example = np.zeros((1, *x.shape[1:]), x.dtype)
+    if starts:
+        methods.diet.check(behind, config.model.name, example)
     make = functools.partial(make_method, config.method, model=behind, example=example, groups=bool(dataset.groups))
     method = make(sections=sections, class_counts=class_counts, updates=updates, parallel=config.parallel)
-    return Experiment(dataset, model, sections, make, class_counts, method, streams, shapes, updates, recipe, platform)
+    return Experiment(
+        dataset, model, sections, make, class_counts, method, streams, shapes, updates, recipe, platform, numbered
+    )
 
 
 def cut(dataset: Dataset, streams: Iterable[str], clean_share: float, *, seed: int) -> dict[str, Split]:

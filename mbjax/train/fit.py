@@ -14,6 +14,7 @@ import tqdm
 from mbjax.state import TrainState
 from mbjax.train import programs
 from mbjax.train.experiment import Experiment
+from mbjax.train.start import first_state
 from mbjax.train.updates import drive, feed, on_device
 from mbjax.types import UserError
 
@@ -75,7 +76,10 @@ def fit(
     numbers = {key: np.float32(value) for key, value in values.items()}
     class_counts = np.asarray(experiment.class_counts, np.float32)
     examples = on_device(experiment.streams, prepare=programs.pad)
-    state = init(np.uint32(seed))
+    if start is None and experiment.numbered is not None:
+        state = first_state(experiment, seed)  # no program that fits share: what it starts from is its own
+    else:
+        state = init(np.uint32(seed))
     if start is not None:
         state = jax.tree.map(jnp.array, start.replace(rng=None)).replace(rng=state.rng)  # a copy: the program takes it
     first = step = int(state.step)

@@ -26,6 +26,7 @@ from mbjax.train import checkpoint, compile_time
 from mbjax.train.experiment import Experiment, build, chosen
 from mbjax.train.finish import describe, make_predictor
 from mbjax.train.folder import Folder
+from mbjax.train.start import first_state
 from mbjax.train.stopping import EarlyStopping
 from mbjax.train.updates import make_updates
 from mbjax.types import Config, Dataset, UserError
@@ -109,6 +110,11 @@ def _train(folder: Folder, valid: Config, dataset: Dataset | None, tensorboard: 
                 events.add(row)
 
         with contextlib.closing(stopping), events, compile_time.measure() as compiled:
+            if state is fresh and experiment.numbered is not None:
+                state = first_state(
+                    experiment, valid.seed, parallel=valid.parallel, updates_per_call=valid.updates_per_call
+                )
+                checkpoints.save(state)  # one that is killed later need not do the start again
             state, row, predictions = _loop(experiment, state, evaluators, checkpoints, stopping, keep, valid)
             done: dict[str, Any] = {"updates": int(state.step)}
             if valid.eval.patience is not None:

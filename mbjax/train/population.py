@@ -67,14 +67,16 @@ def train_population(
         both.
 
     Raises:
-      ValueError: a setting that is none of `NUMBERS`, examples of several shapes for a network that is no MLP, or a
-        model with a frozen stem.
+      ValueError: a setting that is none of `NUMBERS`, examples of several shapes for a network that is no MLP, a model
+        with a frozen stem, or a start (`config.diet`).
     """
     widths.check(experiments)
     if unknown := {key for setting in settings for key in setting} - set(NUMBERS):
         raise ValueError(f"settings {sorted(unknown)}: runs of one program can differ in {', '.join(NUMBERS)}")
     if hasattr(experiments[0].model, "frozen_stem"):
         raise ValueError("the runs have a model with a frozen stem, each its own features: train them one by one")
+    if any(experiment.numbered is not None for experiment in experiments):
+        raise ValueError("the runs have a start, config.diet, each its own weights: train them one by one")
     together = mode == "together" or (mode == "auto" and _pays(experiments[0]))
     log.debug("%d runs %s", len(experiments) * len(settings), "together, as one" if together else "in turn")
     started = time.perf_counter()
