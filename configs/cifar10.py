@@ -6,10 +6,10 @@
     python -m mbjax.main --config=configs/cifar10.py:scatter,balanced    # severe, behind a scattering transform
     python -m mbjax.main --config=configs/cifar10.py:scatter_moderate,balanced
 
-`ROWS` lists the rows. Needs CIFAR-10 in the data folder (mbjax/data/images/cifar10.py says in what forms). `small`
-takes about one minute of one CPU core; results: docs/results.md. `severe` and `moderate` are for a GPU, not measured.
-`scatter` and `scatter_moderate` are for a CPU: docs/few-images.md. The paper: MetaBalance 29.88% (severe) and 40.59%
-(moderate), naive training 16.14% and 31.52%.
+`ROWS` lists the rows, and `configs/few_images.py` takes `scatter,balanced` apart. Needs CIFAR-10 in the data folder
+(mbjax/data/images/cifar10.py says in what forms). `small` takes about one minute of one CPU core; results:
+docs/results.md. `severe` and `moderate` are for a GPU, not measured. `scatter` and `scatter_moderate` are for a CPU:
+docs/few-images.md. The paper: MetaBalance 29.88% (severe) and 40.59% (moderate), naive training 16.14% and 31.52%.
 """
 
 from typing import Any

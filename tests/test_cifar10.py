@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import cifar10 as cifar10_config
+from configs import few_images as few_images_config
 from mbjax import config as config_lib
 from mbjax import train
 from mbjax.data.images import cifar10
@@ -84,6 +85,21 @@ def test_rows_behind_a_scattering_transform_train_on_features_and_read_as_many_i
     read = [math.prod(shape) for shape in experiment.shapes.values()]
     assert experiment.updates * sum(read) == 48_000
     assert {stream.x.shape for stream in experiment.streams.values()} == {(2 * 38, 4, 4, 243)}
+
+
+@pytest.mark.parametrize("row", few_images_config.ROWS)
+def test_ablations_of_the_recipe_change_what_they_say_and_read_as_many_images(row):
+    config = few_images_config.get_config(f"moderate,{row}")
+    config_lib.validate(config)
+    recipe = cifar10_config.get_config("scatter_moderate,balanced")
+    pairs = config.method == "metabalance"
+    sizes = [config.support.batch_size, config.query.batch_size] if pairs else [config.train.batch_size]
+    assert config.updates * sum(sizes) * (config.meta.steps if pairs else 1) == 48_000
+    if not pairs:
+        known = {**few_images_config.ROWS[row], "updates": config.updates, "eval.every": config.updates}
+        recipe.update_from_flattened_dict(known)
+        assert config.to_dict() == recipe.to_dict()
+    assert few_images_config.get_config("severe").optimizer.weight_decay == 0.08
 
 
 @pytest.mark.parametrize("row", cifar10_config.ROWS)
