@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# launch/table1.sh [--scenarios=severe,moderate] [options of mbjax.compare]
+# launch/table1.sh [--scenarios=severe,moderate] [--config=FILE] [options of mbjax.compare]
 # The paper's Tables 1 and 8 and its figures 1 and 2: every row of configs/cifar10.py on five draws of the images, into
 # runs/table1/SCENARIO (--out=DIR: DIR/SCENARIO). One run at a time on each GPU, or on each CPU core. The same command does
 # only what is missing. `--scenarios=small` is for a CPU. Needs CIFAR-10 in MBJAX_DATA_DIR.
