@@ -19,7 +19,7 @@ from sklearn.datasets import make_classification
 
 from mbjax import compare, data
 from mbjax.compare import baselines as references
-from mbjax.compare import driver, plan, schedule, work
+from mbjax.compare import driver, folders, plan, schedule, work
 from mbjax.compare import table as comparison
 from mbjax.methods import METHODS
 from mbjax.report.tables import paired_difference
@@ -470,6 +470,17 @@ def test_a_killed_comparison_of_images_goes_on_at_its_checkpoint(tmp_path):
         tables[name] = (tmp_path / name / "table.md").read_text()
     assert tables["killed"] == tables["whole"]
     assert tables["whole"].count("\n| ") == 4  # head, rule and two rows
+
+
+@pytest.mark.parametrize(("rows", "paper"), [(["over", "under"], None), (["naive", "over"], "cifar10_severe")])
+def test_the_papers_figures_stand_beside_rows_that_it_has(rows, paper, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(folders.report, "compare", lambda groups, **options: asked.update(options) or "the table")
+    lines = [line(row, 0, 0.1, 0.5, 0.5, folder=f"runs/{row}", code="c") for row in rows]
+    task = compare.Task("configs/cifar10.py", scenario="severe")
+    made = folders.make_table(lines, task=task, name="cifar10", kind="classification", select="test", out=tmp_path)
+    assert "the table" in made
+    assert asked["paper"] == paper
 
 
 def test_the_table_is_the_same_by_one_process_by_two_and_by_a_cluster_that_loses_a_worker(task, tmp_path):

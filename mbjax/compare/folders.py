@@ -32,7 +32,7 @@ def make_table(
     options: dict[str, Any] = {"reference": "naive"} if "naive" in groups else {}
     if kind == "classification":
         paper = f"{name}_{task.scenario}"
-        options |= {"priors": True, "paper": paper if paper in ACCURACY else None}
+        options |= {"priors": True, "paper": paper if {*ACCURACY.get(paper, ())} & {*groups} else None}
         if {"naive", "metabalance"} <= set(groups):
             options["match"] = "naive:metabalance"
     table = report.compare(groups, figures=out, chosen=[*task.grid], **options)
