@@ -6,7 +6,7 @@
 `recipe` is `balanced` of `configs/cifar10.py:scatter` (severe) or `scatter_moderate`, and each other row changes what
 its name says; 48,000 images are read in each. Rows from `blocks` on have a small residual network behind the stem in
 place of the linear classifier, and `diet` a start without labels besides, of 1,000 updates. Needs CIFAR-10 in the data
-folder. Hardware: a CPU; on one core about 10 s a run of a linear classifier. Result: docs/few-images.md.
+folder. Hardware: a CPU; on one core about 10 s a run of a linear classifier. Result: docs/results.md.
 """
 
 from typing import Any

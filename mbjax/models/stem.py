@@ -24,7 +24,7 @@ _folder: pathlib.Path | None = None
 
 
 def share_in(folder: pathlib.Path) -> None:
-    """Keeps features as files of a folder from now on, for all processes that do so: theirs it is to remove it."""
+    """From now on keeps features as files of a folder, for all processes that do so; its maker removes it."""
     global _folder
     _folder = folder
 

@@ -68,6 +68,9 @@ def _reference(title: str, estimator: str, *, balanced: bool, **grid: Sequence[A
 
 
 _TREES = {"learning_rate": (0.03, 0.1), "max_leaf_nodes": (7, 31)}
+_LDAM: Mapping[str, Any] = {
+    "train__sampler": "natural", "loss__name": "ldam", "loss__beta": 0.9999, "model__head": "cosine",
+}  # fmt: skip
 CLEAN_SHARES = (0.01, 0.05, 0.1, 0.2)  # of the minority class; the paper's are 1% (loan) and 20% (fraud)
 ROWS: dict[str, Row] = {  # of tables of numbers; a task's configuration may name others, see `mbjax.compare.plan.Task`
     "naive": _plain("naive"),
@@ -90,15 +93,7 @@ ROWS: dict[str, Row] = {  # of tables of numbers; a task's configuration may nam
     ),
     "logit_adjustment": _plain("logit adjustment, in the loss", loss__name="logit_adjustment"),
     "balanced_softmax": _plain("balanced softmax", loss__name="balanced_softmax"),
-    "ldam_drw": _network(
-        "LDAM-DRW",
-        "baseline",
-        "drw",
-        train__sampler="natural",
-        loss__name="ldam",
-        loss__beta=0.9999,
-        model__head="cosine",
-    ),
+    "ldam_drw": _network("LDAM-DRW", "baseline", "drw", **_LDAM),
     # The paper's weight decay for fraud is 5e-2. Under it losses that are smaller than plain cross-entropy leave the
     # network constant, so these rows are there with the loan table's decay, too, beside naive training with it.
     "naive_light": _plain("naive, weight decay 5e-4", optimizer__weight_decay=5e-4),
@@ -120,16 +115,7 @@ ROWS: dict[str, Row] = {  # of tables of numbers; a task's configuration may nam
         train__sampler="natural",
         optimizer__weight_decay=5e-4,
     ),
-    "ldam_drw_light": _network(
-        "LDAM-DRW, weight decay 5e-4",
-        "baseline",
-        "drw",
-        train__sampler="natural",
-        loss__name="ldam",
-        loss__beta=0.9999,
-        model__head="cosine",
-        optimizer__weight_decay=5e-4,
-    ),
+    "ldam_drw_light": _network("LDAM-DRW, weight decay 5e-4", "baseline", "drw", **_LDAM, optimizer__weight_decay=5e-4),
     "naive_priors": Row("naive, priors divided out (logit adjustment post hoc)", "baseline", like="naive"),
     "metabalance": _network("MetaBalance", "metabalance", "metabalance"),
     "ms_search": Row(
