@@ -103,8 +103,8 @@ def scatter(config: Config) -> None:
 
     Weight decay and views were chosen for balanced training, on validation data that was made from training images.
     """
-    config.model = ConfigDict({"name": "scattering", "blocks": 0, "whiten": 256, "width": 64, "norm": "batch"})
-    config.model.update(views=4, conv="auto", head="cosine" if config.loss.name == "ldam" else "linear")
+    config.model = ConfigDict({"name": "scattering", "blocks": 0, "whiten": 256, "patches": 0, "width": 64})
+    config.model.update(norm="batch", views=4, conv="auto", head="cosine" if config.loss.name == "ldam" else "linear")
     for stream in base.STREAMS:
         config[stream].augment = "flip"
     config.optimizer.update(lr=0.1, weight_decay=0.08 if config.data.imbalance == "severe" else 0.04)

@@ -1,12 +1,15 @@
-"""What each ingredient of the recipe for few images is worth: `SCENARIO` or `SCENARIO,ROW` (docs/few-images.md).
+"""The recipe for few images, and what each of its ingredients is worth: `SCENARIO` or `SCENARIO,ROW`.
 
-    launch/recipe.sh --ablation                                      # every row, both scenarios, five draws
-    python -m mbjax.main --config=configs/few_images.py:severe,no_whitening
+    python -m mbjax.main --config=configs/few_images.py:severe
+    launch/recipe.sh                                                 # five draws of either scenario, and MetaBalance
+    launch/recipe.sh --ablation                                      # every row
+    python -m mbjax.main --config=configs/few_images.py:moderate,no_patches
 
-`recipe` is `balanced` of `configs/cifar10.py:scatter` (severe) or `scatter_moderate`, and each other row changes what
-its name says; 48,000 images are read in each. Rows from `blocks` on have a small residual network behind the stem in
-place of the linear classifier, and `diet` a start without labels besides, of 1,000 updates. Needs CIFAR-10 in the data
-folder. Hardware: a CPU; on one core about 10 s a run of a linear classifier. Result: docs/results.md.
+`recipe` is plain training of `configs/cifar10.py:scatter` (severe) or `scatter_moderate` on class-balanced batches,
+with patches of training images beside the wavelets, and a little logit adjustment. Each other row changes what its name
+says; 48,000 images are read in each. Rows from `blocks` on have a small residual network behind the wavelets in place
+of the linear classifier, and `diet` a start without labels besides, of 1,000 updates. Needs CIFAR-10 in the data folder.
+Hardware: a CPU; on one core about 20 s a run of a linear classifier. Result: docs/results.md; docs/few-images.md.
 """
 
 from typing import Any
@@ -15,34 +18,44 @@ from mbjax import config as base
 from mbjax.config_files import load
 from mbjax.types import Config
 
-BLOCKS = {"model.blocks": 2, "model.width": 32, "model.views": 2, "optimizer.weight_decay": 5e-3}
-PAIRS = {"method": "metabalance"} | BLOCKS
+RECIPE = {"model.patches": 256, "loss.name": "logit_adjustment", "loss.tau": 0.05}
+LINEAR = {"method": "erm"} | RECIPE
+PAIRS = {"method": "metabalance"} | RECIPE
+WAVELETS = {"model.blocks": 2, "model.width": 32, "model.views": 2, "optimizer.weight_decay": 5e-3}
+BLOCKS = {"method": "erm"} | WAVELETS
+BLOCKS_IN_PAIRS = {"method": "metabalance"} | WAVELETS
 ROWS: dict[str, dict[str, Any]] = {
-    "recipe": {"method": "erm"},
+    "recipe": LINEAR,
+    # What the inner step adds.
+    "recipe_metabalance": PAIRS,
+    "recipe_no_adaptation": PAIRS | {"meta.inner_lr": 0.0},
+    "recipe_no_adaptation_query": PAIRS | {"meta.inner_lr": 0.0, "meta.model_state_from": "query"},
     # Without one of its parts.
-    "no_whitening": {"method": "erm", "model.whiten": 0},
-    "no_mirror_images": {"method": "erm", "train.augment": "none"},
-    "weight_decay_5e-4": {"method": "erm", "optimizer.weight_decay": 5e-4},
-    "natural_batches": {"method": "erm", "train.sampler": "natural", "train.batch_size": 20},
+    "no_patches": LINEAR | {"model.patches": 0},
+    "no_adjustment": LINEAR | {"loss.name": "cross_entropy"},
+    "no_patches_no_adjustment": {"method": "erm"},
+    "no_whitening": LINEAR | {"model.whiten": 0},
+    "no_mirror_images": LINEAR | {"train.augment": "none"},
+    "weight_decay_5e-4": LINEAR | {"optimizer.weight_decay": 5e-4},
+    "natural_batches": LINEAR | {"train.sampler": "natural", "train.batch_size": 20},
     # With one more.
-    "random_crops": {"method": "erm", "train.augment": "crop_flip", "model.views": 4},
-    "small_batches": {"method": "erm", "train.batch_size": 10},
-    "mixup": {"method": "erm", "train.mix": "mixup"},
-    "average_of_weights": {"method": "erm", "optimizer.ema": 0.99},
-    "sharpness_aware": {"method": "erm", "optimizer.sam": 0.05},
-    "t_vmf_head": {"method": "erm", "model.head": "tvmf"},
-    "cosine_head": {"method": "erm", "model.head": "cosine"},
-    "label_smoothing": {"method": "erm", "loss.smoothing": 0.1},
+    "random_crops": LINEAR | {"train.augment": "crop_flip", "model.views": 4},
+    "small_batches": LINEAR | {"train.batch_size": 10},
+    "mixup": LINEAR | {"train.mix": "mixup"},
+    "average_of_weights": LINEAR | {"optimizer.ema": 0.99},
+    "sharpness_aware": LINEAR | {"optimizer.sam": 0.05},
+    "t_vmf_head": LINEAR | {"model.head": "tvmf"},
+    "cosine_head": LINEAR | {"model.head": "cosine"},
+    "label_smoothing": LINEAR | {"loss.smoothing": 0.1},
     # A residual network.
-    "blocks": {"method": "erm"} | BLOCKS,
-    "blocks_group_norm": {"method": "erm", "model.norm": "group"} | BLOCKS,
-    "blocks_diet": {"method": "erm", "diet.updates": 1000, "diet.batch_size": 64, "train.augment": "crop_flip"}
-    | BLOCKS
-    | {"model.views": 4},
-    "blocks_metabalance": PAIRS,
-    "blocks_no_adaptation": PAIRS | {"meta.inner_lr": 0.0},
-    "blocks_no_adaptation_query": PAIRS | {"meta.inner_lr": 0.0, "meta.model_state_from": "query"},
-    "blocks_adapt_head": PAIRS | {"meta.adapt": ("Dense_*",)},
+    "blocks": BLOCKS,
+    "blocks_group_norm": BLOCKS | {"model.norm": "group"},
+    "blocks_diet": BLOCKS
+    | {"diet.updates": 1000, "diet.batch_size": 64, "train.augment": "crop_flip", "model.views": 4},
+    "blocks_metabalance": BLOCKS_IN_PAIRS,
+    "blocks_no_adaptation": BLOCKS_IN_PAIRS | {"meta.inner_lr": 0.0},
+    "blocks_no_adaptation_query": BLOCKS_IN_PAIRS | {"meta.inner_lr": 0.0, "meta.model_state_from": "query"},
+    "blocks_adapt_head": BLOCKS_IN_PAIRS | {"meta.adapt": ("Dense_*",)},
 }
 GRID = {}
 

@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ import mbjax
 from mbjax import config, sampling, train
 from mbjax.evaluation import evaluate
 from mbjax.export import onnx_file, stablehlo
-from mbjax.models import stem, whitening
+from mbjax.models import patches, stem, whitening
 from mbjax.models.scattering import paths, scattering
 from mbjax.models.scattering_net import OnScattering, log_scattering
 from mbjax.types import Dataset, Split, UserError
@@ -131,7 +132,7 @@ class Doubling(nn.Module):
     calls: ClassVar[list[int]] = []
 
     @nn.nowrap
-    def frozen_stem(self, images: jax.Array) -> jax.Array:
+    def frozen_stem(self, images: jax.Array, known: Mapping[str, Any]) -> jax.Array:
         jax.debug.callback(lambda: self.calls.append(1), ordered=True)
         return self.times * images
 
@@ -143,7 +144,7 @@ class Doubling(nn.Module):
         self._behind = self.behind()
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        return self._behind(self.frozen_stem(x), train=train)
+        return self._behind(self.frozen_stem(x, {}), train=train)
 
 
 class Summing(nn.Module):
@@ -159,7 +160,7 @@ def test_features_of_the_same_images_are_computed_once_and_kept_within_bounds(mo
 
     def ask(images, times=2.0, **options):
         before = len(Doubling.calls)
-        found = stem.features(Doubling(times), images, **options)
+        found = stem.features(Doubling(times), images, {}, **options)
         jax.effects_barrier()
         return found, len(Doubling.calls) - before
 
@@ -189,12 +190,12 @@ def test_processes_that_share_a_folder_compute_features_once(monkeypatch, tmp_pa
     Doubling.calls.clear()
     for more in (2, 0):  # batches beside the first one; the second time stands for a second process
         before = len(Doubling.calls)
-        np.testing.assert_array_equal(stem.features(Doubling(), images), 2 * images)
+        np.testing.assert_array_equal(stem.features(Doubling(), images, {}), 2 * images)
         jax.effects_barrier()
         assert len(Doubling.calls) - before == 1 + more
     (file,) = tmp_path.iterdir()
     monkeypatch.setattr(stem, "SHARED_BYTES", file.stat().st_size + 1)
-    np.testing.assert_array_equal(stem.features(Doubling(), 1 - images), 2 * (1 - images))
+    np.testing.assert_array_equal(stem.features(Doubling(), 1 - images, {}), 2 * (1 - images))
     assert [*tmp_path.iterdir()] == [file]
 
 
@@ -224,10 +225,10 @@ def test_whitening_is_the_inverse_root_of_the_covariance_within_classes():
     x = ((features - features.mean((0, 1, 2))) / features.std((0, 1, 2))).reshape(71, 6).astype(float)
     within = np.concatenate([x[labels == k] - x[labels == k].mean(0) for k in range(3)])
     covariance = within.T @ within / 71
-    values, vectors = np.linalg.eigh(covariance / (15 * np.trace(covariance) / 6) + np.eye(6))
+    values, vectors = np.linalg.eigh(covariance / (15 / 3888 * np.trace(covariance)) + np.eye(6))
     expected = x @ (vectors / np.sqrt(values)) @ vectors.T
     expected *= 4 / np.sqrt((expected**2).sum(1).mean())
-    module = OnScattering(2, 0, 6, 8, "batch", "auto", "linear", learned)
+    module = OnScattering(2, 0, 6, 0, 8, "batch", "auto", "linear", learned)
     out = module.init_with_output(jax.random.key(0), features, train=False, features=True)[0]
     np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-4)
     # Of fewer directions, only the largest are shrunk.
@@ -237,8 +238,66 @@ def test_whitening_is_the_inverse_root_of_the_covariance_within_classes():
     assert repr(few) != repr(learned)
 
 
-def test_a_run_learns_and_its_model_predicts_and_exports_on_raw_images(dataset, tmp_path):
-    values = settings(**{"model.blocks": 0, "method": "erm", "train.sampler": "class_balanced", "updates": 40,
+def test_two_kinds_of_channels_weigh_the_same():
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(3), 20).astype(np.int32)
+    features = rng.normal(size=(60, 2, 2, 7)).astype(np.float32)
+    learned = whitening.learn(features, labels, rank=0, last=4)
+    variances = (((features - learned.mean) / learned.scale) ** 2).mean((0, 1, 2))
+    np.testing.assert_allclose(variances, [7 / 6] * 3 + [7 / 8] * 4, rtol=1e-5)  # 3.5 of each kind, and 7 in all
+
+
+def test_the_code_of_a_patch_is_what_its_cosines_have_beyond_a_threshold():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 11, 13, 2)).astype(np.uint8)
+    known = patches.learn(images, np.arange(40) % 4, count=5)
+    assert {name: array.shape for name, array in known.items()} == {"patch_whitening": (72, 72), "patches": (5, 72)}
+    x = images[:3].astype(float) / 127.5 - 1
+    expected = np.zeros((3, 2, 3, 10))
+    for n, row, column in np.ndindex(3, 2, 3):
+        for i, j in np.ndindex(3, 2):  # of the 6×8 places of a patch; one column on either side is left out
+            top, left = 3 * row + i, 1 + 2 * column + j
+            patch = x[n, top : top + 6, left : left + 6].transpose(2, 0, 1).ravel()
+            patch = (patch - patch.mean()) / np.sqrt(patch.var() + (10 / 127.5) ** 2) @ known["patch_whitening"]
+            cosines = known["patches"] @ patch / np.sqrt(patch @ patch + 1e-3)
+            expected[n, row, column] += np.maximum(np.r_[cosines, -cosines] - 0.25, 0) / 6
+    found = patches.encode(jnp.asarray(x, jnp.float32), known, rows=2, columns=3)
+    np.testing.assert_allclose(found, np.sqrt(expected), atol=2e-3)
+    assert (expected > 0).mean() > 0.02
+
+
+def test_a_dictionary_is_drawn_evenly_from_the_classes_and_whitened():
+    rng, labels = np.random.default_rng(0), np.repeat([0, 3], (400, 4))
+    images = rng.uniform(-1, 1, (404, 8, 8, 1))
+    images[labels == 3] = np.sign(images[labels == 3])  # patches of the small class alone have two values
+    known = patches.learn(images.astype(np.float32), labels, count=4000)
+    np.testing.assert_allclose(np.linalg.norm(known["patches"], axis=1), 1, rtol=1e-5)
+    raw = known["patches"] @ np.linalg.inv(known["patch_whitening"].astype(float))
+    spread = np.abs(raw - raw.mean(1, keepdims=True))
+    two_valued = spread.min(1) / spread.max(1) > 0.3
+    assert abs(two_valued.mean() - 0.5) < 0.05
+    normal = np.random.default_rng(1).normal(size=(4000, 36))
+    assert np.linalg.svd(known["patches"] * 6)[1][-2] > 0.5 * np.linalg.svd(normal)[1][-2]  # no direction is left out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.blocks": 1}, "config.model.patches=7: residual blocks take the coefficients alone"),
+        ({"data": 5}, "config.model.patches=7: images of 5×5 pixels have no patches of 6×6; set it to 0"),
+    ],
+)
+def test_patches_that_cannot_be_are_refused(dataset, changes, message):
+    if size := changes.pop("data", 0):
+        part = Split(dataset.train.x[:, :size, :size], dataset.train.y)
+        dataset = Dataset({"train": part, "test": part}, dataset.classes, "small")
+    with pytest.raises(UserError, match=message):
+        train.build(config.validate(settings(**{"model.blocks": 0, "model.patches": 7} | changes)), dataset)
+
+
+@pytest.mark.parametrize("patches", [0, 9])
+def test_a_run_learns_and_its_model_predicts_and_exports_on_raw_images(dataset, patches, tmp_path):
+    values = settings(**{"model.blocks": 0, "model.patches": patches, "method": "erm",
+                         "train.sampler": "class_balanced", "updates": 40,
                          "updates_per_call": 40, "train.augment": "flip", "optimizer.lr": 0.1})  # fmt: skip
     result = train.train_and_evaluate(values, tmp_path / "run", dataset)
     assert result["test"]["balanced_accuracy"] == 1

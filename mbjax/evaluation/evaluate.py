@@ -92,24 +92,28 @@ def make_predict(
     if protocol == "authors" and (len(split.x.shape) != 4 or min(split.x.shape[1:3]) < 28):
         raise UserError(f"config.eval.protocol={protocol!r} is for images of 28×28 pixels or more")
     augmentation = "crop28_flip" if protocol == "authors" else "none"
-    behind = _behind_stem(model, split) if protocol == "clean" else None
-    run = _make_run(behind or model, augmentation, features=False, mesh=mesh)
-
-    @functools.cache  # at the first call: a stem's features take a while
-    def batches() -> _Batches:
-        x = stem.features(model, split.x) if behind else split.x
-        return _Batches(dataclasses.replace(split, x=x), batch_size, mesh)
+    made: list[tuple[Callable, _Batches]] = []  # at the first call: a stem's features take a while
 
     def predict(state: TrainState) -> np.ndarray:
-        return calibration.from_logits(batches().map(lambda number, x: run(_variables(state), number, x)))
+        if not made:
+            network, seen = _behind_stem(model, split, state) if protocol == "clean" else (model, split)
+            made.append((_make_run(network, augmentation, features=False, mesh=mesh), _Batches(seen, batch_size, mesh)))
+        run, batches = made[0]
+        return calibration.from_logits(batches.map(lambda number, x: run(_variables(state), number, x)))
 
     return predict
 
 
-def _behind_stem(model: Any, split: Split) -> nn.Module | None:
-    """What a model has behind a frozen stem; None without one, or where a split's features take too much memory."""
+def _behind_stem(model: Any, split: Split, state: TrainState) -> tuple[nn.Module, Split]:
+    """What a model has behind a frozen stem, and the stem's features of a split.
+
+    The model and the split themselves without one, or where the features take too much memory.
+    """
+    known = state.model_state.get("stem", {})  # the same in every state of a run
     fits = hasattr(model, "frozen_stem") and isinstance(split.x, np.ndarray)
-    return model.behind() if fits and stem.size_of(model, split.x) <= stem.KEPT_BYTES else None
+    if not fits or stem.size_of(model, split.x, known) > stem.KEPT_BYTES:
+        return model, split
+    return model.behind(), dataclasses.replace(split, x=stem.features(model, split.x, known))
 
 
 def _identify(

@@ -26,9 +26,11 @@ MODELS = Registry[Any](
 )
 """Each model's class, or a function that takes `outputs` and the model's options and gives a module.
 
-A module may have a frozen part: `frozen_stem(x) -> features`, without weights, and `behind(features, labels)`, a module
-with the same weights that is called with features; it may learn constants of those of the training part. Training then
-computes the features once (`mbjax.train.frozen`); the attribute `views` says of how many views of each example.
+A module may have a frozen part, without weights: `learn_stem(x, labels) -> known`, arrays by name that it learns of the
+training part before training, or none; `frozen_stem(x, known) -> features`; and `behind(features, labels, known)`, a
+module with the same weights that is called with features. What that one learns of those of the training part, and
+`known`, are its variables `stem`. Training then computes the features once (`mbjax.train.frozen`); the attribute
+`views` says of how many views of each example.
 """
 NAME_OPTION = Option("name", "mlp", MODELS.kind, "which model; the other keys are its own")
 

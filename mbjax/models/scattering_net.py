@@ -1,17 +1,19 @@
 """A linear classifier, or a small residual network, on the scattering transform: for few images of a class."""
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbjax.models import whitening
+from mbjax.models import patches, whitening
 from mbjax.models.conv import CONV_OPTION, Conv, ConvImplementation
 from mbjax.models.heads import HEAD_OPTION, Head, make_head
 from mbjax.models.scattering import paths, scattering
 from mbjax.options import COUNT, WHOLE_NOT_NEGATIVE, Option, choice
+from mbjax.types import UserError
 
 SCALES, ANGLES = 2, 8
 _FLOOR = 2e-3  # of a coefficient before its logarithm: one part in a thousand of the range of pixels, −1 to 1
@@ -20,6 +22,7 @@ Norm = Literal["batch", "group"]
 OPTIONS = (  # of config.model
     Option("blocks", 0, WHOLE_NOT_NEGATIVE, "residual blocks; 0 for a linear classifier of whitened features"),
     Option("whiten", 256, WHOLE_NOT_NEGATIVE, "without blocks, how many directions are whitened; 0 for none"),
+    Option("patches", 0, WHOLE_NOT_NEGATIVE, "without blocks, how many patches of training images are compared with"),
     Option("width", 64, COUNT, "channels of the residual blocks"),
     Option("norm", "batch", choice(get_args(Norm)), "what normalises within the blocks"),
     Option("views", 4, COUNT,
@@ -48,13 +51,14 @@ def log_scattering(images: jax.Array) -> jax.Array:
 class OnScattering(nn.Module):
     """What `ScatteringNet` has behind its stem: the same weights, called with the stem's features.
 
-    What was learned of the training part before (`mbjax.models.whitening`) are its variables `stem`; training leaves
-    them as they are.
+    What was learned of the training part before (`mbjax.models.patches`, `mbjax.models.whitening`) are its variables
+    `stem`; training leaves them as they are.
     """
 
     outputs: int
     blocks: int
     whiten: int
+    patches: int
     width: int
     norm: Norm
     conv: ConvImplementation
@@ -62,14 +66,15 @@ class OnScattering(nn.Module):
     learned: whitening.Whitening | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, features: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, features: bool = False, images: bool = False) -> jax.Array:
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if images:
+            x = _features(x, self._known(1 if x.ndim == 3 else x.shape[-1]), self.blocks)
+        else:
+            self._known((x.shape[-1] - 2 * self.patches) // paths(SCALES, ANGLES))
         size = int(np.prod(x.shape[1:]))
         learned = self.learned or whitening.identity(x.shape[-1], size, 0 if self.blocks else min(self.whiten, size))
-        stem = {
-            name: self.variable("stem", name, jnp.asarray, array).value.astype(x.dtype)
-            for name, array in learned.arrays().items()
-        }
+        stem = {name: array.astype(x.dtype) for name, array in self._variables(learned.arrays()).items()}
         x = (x - stem["mean"][None, None, None]) / stem["scale"][None, None, None]
         if not self.blocks:
             x = x.reshape(x.shape[0], -1)
@@ -83,6 +88,14 @@ class OnScattering(nn.Module):
                 x = x + self._norm(train, Conv(self.width, conv=self.conv, dtype=str(x.dtype))(y))
             x = nn.relu(x).mean((1, 2))
         return x if features else make_head(self.head, self.outputs)(x)
+
+    def _known(self, channels: int) -> Mapping[str, jax.Array]:
+        """The dictionary of patches, of images with so many channels."""
+        known = self.learned.known if self.learned else {}
+        return self._variables(known or (patches.none(channels, self.patches) if self.patches else {}))
+
+    def _variables(self, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        return {name: self.variable("stem", name, jnp.asarray, array).value for name, array in arrays.items()}
 
     def _norm(self, train: bool, x: jax.Array) -> jax.Array:
         if self.norm == "group":
@@ -101,6 +114,7 @@ class ScatteringNet(nn.Module):
       outputs: logits.
       blocks: residual blocks of two 3×3 convolutions; 0 for a linear classifier.
       whiten: directions that are whitened for the linear classifier.
+      patches: of training images, with which the patches of images are compared beside the coefficients.
       width: channels of the residual blocks; with `norm="group"` a multiple of 8.
       norm: `"batch"`, or `"group"` for GroupNorm of 8 channels a group, within the blocks.
       views: of each training image that features are computed of.
@@ -111,6 +125,7 @@ class ScatteringNet(nn.Module):
     outputs: int
     blocks: int = 0
     whiten: int = 256
+    patches: int = 0
     width: int = 64
     norm: Norm = "batch"
     views: int = 4
@@ -118,24 +133,41 @@ class ScatteringNet(nn.Module):
     head: Head = "linear"
 
     @nn.nowrap
-    def frozen_stem(self, images: jax.Array) -> jax.Array:
-        """The features that the rest is called with, `[n, rows, columns, channels]`, of images from −1 to 1."""
-        x = log_scattering(images)
-        return x if self.blocks or min(x.shape[1:3]) < 2 else nn.avg_pool(x, (2, 2), (2, 2))
+    def learn_stem(self, images: np.ndarray, labels: np.ndarray) -> Mapping[str, np.ndarray]:
+        """What the stem learns of the training images `[n, height, width, channels]` and their class numbers `[n]`."""
+        if self.patches and self.blocks:
+            raise UserError(
+                f"config.model.patches={self.patches}: residual blocks take the coefficients alone; set it or "
+                f"config.model.blocks={self.blocks} to 0"
+            )
+        images = images[..., None] if images.ndim == 3 else images
+        return patches.learn(images, labels, count=self.patches) if self.patches else {}
 
     @nn.nowrap
-    def behind(self, features: np.ndarray | None = None, labels: np.ndarray | None = None) -> nn.Module:
+    def frozen_stem(self, images: jax.Array, known: Mapping[str, Any]) -> jax.Array:
+        """The features that the rest is called with, `[n, rows, columns, channels]`, of images from −1 to 1."""
+        return _features(images, known, self.blocks)
+
+    @nn.nowrap
+    def behind(
+        self,
+        features: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        known: Mapping[str, np.ndarray] | None = None,
+    ) -> nn.Module:
         """The rest: a module with the same weights, called as `module(features, train=…) -> logits`.
 
         Args:
           features: those of the training part, `[n, rows, columns, channels]`, to learn their whitening of.
           labels: its class numbers, `[n]`.
+          known: what the stem learned, to be kept with the weights.
         """
         learned = None
         if features is not None and labels is not None:
-            learned = whitening.learn(features, labels, rank=0 if self.blocks else self.whiten)
-        of = (self.outputs, self.blocks, self.whiten, self.width, self.norm, self.conv, self.head, learned)
-        return OnScattering(*of, parent=None)
+            rank = 0 if self.blocks else self.whiten
+            learned = whitening.learn(features, labels, rank=rank, last=2 * self.patches, known=known or {})
+        of = (self.outputs, self.blocks, self.whiten, self.patches, self.width, self.norm, self.conv, self.head)
+        return OnScattering(*of, learned, parent=None)
 
     def setup(self):
         self._behind = self.behind()
@@ -143,4 +175,13 @@ class ScatteringNet(nn.Module):
 
     def __call__(self, x: jax.Array, *, train: bool, features: bool = False) -> jax.Array:
         """Logits `[n, outputs]` of images `[n, height, width, channels]`, from −1 to 1."""
-        return self._behind(self.frozen_stem(x), train=train, features=features)
+        return self._behind(x, train=train, features=features, images=True)
+
+
+def _features(images: jax.Array, known: Mapping[str, Any], blocks: int) -> jax.Array:
+    images = images[..., None] if images.ndim == 3 else images
+    x = log_scattering(images)
+    x = x if blocks or min(x.shape[1:3]) < 2 else nn.avg_pool(x, (2, 2), (2, 2))
+    if "patches" not in known:
+        return x
+    return jnp.concatenate([x, patches.encode(images, known, rows=x.shape[1], columns=x.shape[2])], -1)

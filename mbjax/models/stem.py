@@ -5,7 +5,7 @@ import functools
 import hashlib
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,15 +29,16 @@ def share_in(folder: pathlib.Path) -> None:
     _folder = folder
 
 
-def size_of(model: Any, images: np.ndarray, dtype: Any = np.float32) -> int:
-    """The bytes of the features of images, in a dtype."""
+def size_of(model: Any, images: np.ndarray, known: Mapping[str, Any], dtype: Any = np.float32) -> int:
+    """The bytes of the features of images, in a dtype; see `features`."""
     like = jax.ShapeDtypeStruct((1, *images.shape[1:]), np.float32)
-    return len(images) * math.prod(jax.eval_shape(model.frozen_stem, like).shape) * np.dtype(dtype).itemsize
+    return len(images) * math.prod(jax.eval_shape(model.frozen_stem, like, known).shape) * np.dtype(dtype).itemsize
 
 
 def features(
     model: Any,
     images: np.ndarray,
+    known: Mapping[str, Any],
     *,
     augmentation: str = "none",
     views: int = 1,
@@ -52,6 +53,7 @@ def features(
     Args:
       model: with `frozen_stem`, see `mbjax.models.MODELS`.
       images: `[n, height, width, channels]`.
+      known: what the stem learned of training images, its `learn_stem`.
       augmentation: of `mbjax.augment.AUGMENTATIONS`, of every view but the first; of `"flip"` the second view is the
         mirror image.
       views: of each image: the image itself, then random ones.
@@ -61,7 +63,7 @@ def features(
     Returns:
       `[n · views, rows, columns, channels]`, which must not be written to.
     """
-    stem = jax.jit(lambda x: model.frozen_stem(augment.to_float(x)))
+    stem = jax.jit(lambda x: model.frozen_stem(augment.to_float(x), known))
     first = np.asarray(stem(_full(images[:_BATCH])))
     asked = repr((_digest(images), _digest(first), augmentation, views, seed, np.dtype(dtype).str))
     key = hashlib.sha256(asked.encode()).hexdigest()

@@ -37,28 +37,29 @@ def split(
     """
     if not hasattr(model, "frozen_stem"):
         return model, streams, sections
+    if not all(isinstance(stream.x, np.ndarray) for stream in streams.values()):
+        raise UserError(
+            "config.model.name: this model computes the features of its training images once and keeps them; it "
+            "needs images in memory, and these are read by index: choose another model"
+        )
     frozen: Any = model
-    features = _Features(frozen, seed)
+    known = frozen.learn_stem(streams[main].x, streams[main].labels["y"])
+    features = _Features(frozen, known, seed)
     new = {name: features.of(stream, name, sections[name]["augment"]) for name, stream in streams.items()}
     done = {name: {**sections[name], "augment": "none"} for name in new}
-    return frozen.behind(new[main].x, new[main].y), new, {**sections, **done}
+    return frozen.behind(new[main].x, new[main].y, known), new, {**sections, **done}
 
 
 class _Features:
     """The features of each array and augmentation, computed once whichever streams share them."""
 
-    def __init__(self, model: Any, seed: int):
-        self._model, self._seed = model, seed
+    def __init__(self, model: Any, known: Mapping[str, np.ndarray], seed: int):
+        self._model, self._learned, self._seed = model, known, seed
         self._views: int = model.views
         self._known: dict[tuple[int, str], np.ndarray] = {}
 
     def of(self, stream: sampling.Stream, name: str, augmentation: str) -> sampling.Stream:
         """The stream of the features of a stream's images."""
-        if not isinstance(stream.x, np.ndarray):
-            raise UserError(
-                "config.model.name: this model computes the features of its training images once and keeps them; it "
-                "needs images in memory, and these are read by index: choose another model"
-            )
         if augmentation != "none" and stream.x.ndim != 4:
             raise UserError(f"config.{name}.augment={augmentation!r} is for images, and these examples are none")
         change, like = augment.AUGMENTATIONS[augmentation], jax.ShapeDtypeStruct(stream.x.shape, stream.x.dtype)
@@ -71,6 +72,12 @@ class _Features:
         key = (id(stream.x), augmentation)
         if key not in self._known:
             self._known[key] = stem.features(
-                self._model, stream.x, augmentation=augmentation, views=views, seed=self._seed, dtype=_KEPT
+                self._model,
+                stream.x,
+                self._learned,
+                augmentation=augmentation,
+                views=views,
+                seed=self._seed,
+                dtype=_KEPT,
             )
         return sampling.with_views(stream, self._known[key], views, (self._seed, 2**33 + zlib.crc32(name.encode())))
