@@ -8,8 +8,8 @@
 `recipe` is plain training of `configs/cifar10.py:scatter` (severe) or `scatter_moderate` on class-balanced batches,
 with patches of training images beside the wavelets, and a little logit adjustment. Each other row changes what its name
 says; 48,000 images are read in each. Rows from `blocks` on have a small residual network behind the wavelets in place
-of the linear classifier, and `diet` a start without labels besides, of 1,000 updates. Needs CIFAR-10 in the data folder.
-Hardware: a CPU; on one core about 20 s a run of a linear classifier. Result: docs/results.md; docs/few-images.md.
+of the linear classifier, and `diet` a start without labels besides, of 1,000 updates. Needs CIFAR-10 in the data
+folder. Hardware: a CPU; on one core about 20 s a run of a linear classifier. Result: docs/results.md.
 """
 
 from typing import Any
