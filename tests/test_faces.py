@@ -15,10 +15,11 @@ from PIL import Image
 
 from configs import celeba as celeba_config
 from configs import faces as faces_config
-from mbjax import compare, data, train
+from mbjax import compare, data, report, train
 from mbjax.data.images import host_images
 from mbjax.data.people import drawn_faces, protocol
 from mbjax.evaluation import identification
+from mbjax.report import faces as faces_report
 from mbjax.report import plots
 from mbjax.train import checkpoint
 from mbjax.types import Dataset, UserError
@@ -794,7 +795,13 @@ class TestRuns:
         low, high = best["test"]["rank1_accuracy_interval"]
         assert f"| over | 1 | {best['test']['rank1_accuracy']:.4f} [{low:.4f}, {high:.4f}] |" in table
         assert f"over lr {best['settings']['optimizer.lr']} (1/1)" in table
-        assert {"gap.png", "verification.png", "runs"} <= {path.name for path in out.iterdir()}
+        assert {"gap.png", "training.png", "verification.png", "runs"} <= {path.name for path in out.iterdir()}
+        runs = report.load_runs({"over": [out / best["folder"]]})
+        written = [json.loads(text) for text in (out / best["folder"] / "metrics.jsonl").read_text().splitlines()]
+        losses, rank1 = (axes.lines[0] for axes in faces_report.training_figure(runs).axes)
+        assert losses.get_xdata().tolist() == [row["step"] for row in written] == [1, 2]
+        np.testing.assert_allclose(losses.get_ydata(), [row["updates"]["loss"] for row in written])
+        np.testing.assert_allclose(rank1.get_ydata(), [row["validation"]["rank1_accuracy"] for row in written])
         result = json.loads((out / best["folder"] / "result.json").read_text())
         assert result["test"] == best["test"]
         line = plots.verification_figure({"over": best["test"]}).axes[0].lines[0]

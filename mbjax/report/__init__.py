@@ -74,6 +74,7 @@ def compare(
     names = runs["result"].iloc[0]["data"]["groups"]
     if figures:
         faces.gap_figure(rows, groups=names).savefig(figures / "gap.png", dpi=150)
+        faces.training_figure(runs).savefig(figures / "training.png", dpi=150)
         first = {name: scores[0] for name, scores in rows.items()}
         plots.verification_figure(first).savefig(figures / "verification.png", dpi=150)
     return faces.table3(

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from mbjax.report import tables
+from mbjax.report import plots, tables
 from mbjax.report.paper import RANK1
-from mbjax.report.plots import PERCENT
+from mbjax.report.plots import MARKERS, PERCENT
 from mbjax.report.theme import BLUE, GREY, INK
 from mbjax.types import UserError
 
@@ -108,6 +108,41 @@ def gap_figure(rows: Mapping[str, Sequence[Scores]], *, groups: Sequence[str] = 
     axes.yaxis.set_major_formatter(PERCENT)
     axes.set(ylim=(0, max(1.0, tops.max() + 0.1)), ylabel="rank-1 accuracy")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def training_figure(runs: pd.DataFrame) -> Figure:
+    """The training loss and the rank-1 accuracy over updates, the mean over seeds in a band of ± its standard error.
+
+    The loss is what the method minimises, of MetaBalance that of the adapted weights on query batches, since the last
+    evaluation. Rank-1 accuracy is that of the validation people where a run has some, else of the test people.
+
+    Args:
+      runs: of `mbjax.report.load_runs`.
+    """
+    points = pd.DataFrame(
+        {"run": run, "step": row["step"], "loss": row["updates"]["loss"], "rank-1 accuracy": scores["rank1_accuracy"]}
+        for run, folder in zip(runs["run"], runs["folder"], strict=True)
+        for row in plots.metrics_rows(folder)
+        for scores in [row.get("validation", row["test"])]
+    )
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    names = list(dict.fromkeys(runs["run"]))
+    for axes, column in zip(panels, ("loss", "rank-1 accuracy"), strict=True):
+        over_seeds: Any = points.groupby(["run", "step"])[column]
+        mean, error = over_seeds.mean(), over_seeds.sem().fillna(0.0)
+        for place, (name, color) in enumerate(zip(names, plots.colors(len(names)), strict=True)):
+            y, e = mean[name], error[name]
+            mark = MARKERS[place % len(MARKERS)]
+            axes.plot(y.index, y, color=color, marker=mark, markersize=3.5, linewidth=1.2, label=name)
+            axes.fill_between(y.index, y - e, y + e, color=color, alpha=0.2, linewidth=0)
+        axes.set(xlabel="updates", ylabel=f"{column}, mean ± s.e.", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    panels[1].yaxis.set_major_formatter(PERCENT)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False, fontsize=8
+    )
     return figure
 
 

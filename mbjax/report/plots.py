@@ -89,7 +89,7 @@ def training_figure(runs: pd.DataFrame) -> Figure:
     for axes, part in zip(panels, ("majority", "minority"), strict=True):
         over_seeds: Any = curves.groupby(["run", "split", "x"])[f"{part}_accuracy"]
         mean, error = over_seeds.mean(), over_seeds.sem().fillna(0.0)
-        for place, (name, color) in enumerate(zip(names, _colors(len(names)), strict=True)):
+        for place, (name, color) in enumerate(zip(names, colors(len(names)), strict=True)):
             for split, line in (("train", "--"), ("test", "-")):
                 y, e = mean[name, split], error[name, split]
                 every = max(1, len(y) // 8)
@@ -110,7 +110,7 @@ def training_figure(runs: pd.DataFrame) -> Figure:
     panels[0].set_ylabel("accuracy, mean ± s.e.", fontsize=9)
     handles = [
         Line2D([], [], color=color, marker=MARKERS[place % len(MARKERS)], markersize=4, label=name)
-        for place, (name, color) in enumerate(zip(names, _colors(len(names)), strict=True))
+        for place, (name, color) in enumerate(zip(names, colors(len(names)), strict=True))
     ]
     handles += [Line2D([], [], color="k", label="test"), Line2D([], [], color="k", linestyle="--", label="train")]
     _legend(figure, handles, tables.protocol_note(runs))
@@ -125,7 +125,7 @@ def metrics_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
         raise UserError(f"{file} has a damaged line ({error}): run it again, or leave it out") from None
 
 
-def _colors(count: int) -> list[Any]:
+def colors(count: int) -> list[Any]:
     """Colours whose lightness differs, so that a copy in grey tells them apart."""
     return [*mpl.colormaps["viridis"](np.linspace(0.0, 0.9, count))] if count > 1 else [BLUE]
 
@@ -146,7 +146,7 @@ def verification_figure(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes: Axes = figure.subplots()
-    for color, (name, scores) in zip(_colors(len(rows)), rows.items(), strict=True):
+    for color, (name, scores) in zip(colors(len(rows)), rows.items(), strict=True):
         label = f"{name}: {100 * scores['true_accept_rate']:.1f}% at {FALSE_ACCEPTS:g}"
         axes.plot(scores["roc"]["false_accept_rates"], scores["roc"]["true_accept_rates"], color=color, label=label)
     axes.axvline(FALSE_ACCEPTS, color="0.5", linestyle=":", linewidth=0.8)
@@ -161,7 +161,7 @@ def _class_bars(accuracies: Mapping[str, np.ndarray], classes: Sequence[str], co
     figure = Figure(figsize=(max(4.5, 0.62 * len(classes) + 1), 3.4), layout="constrained")
     axes: Axes = figure.subplots()
     width = 0.84 / len(accuracies)
-    for place, ((name, values), color) in enumerate(zip(accuracies.items(), _colors(len(accuracies)), strict=True)):
+    for place, ((name, values), color) in enumerate(zip(accuracies.items(), colors(len(accuracies)), strict=True)):
         left = np.arange(len(classes)) + (place - (len(accuracies) - 1) / 2) * width
         error = stats.sem(values) if len(values) > 1 else None
         edge = "w" if place < len(accuracies) // 2 else "k"  # of the hatch too: seen on dark and on light
