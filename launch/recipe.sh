@@ -29,5 +29,5 @@ for scenario in severe moderate; do
     groups+=("$name=${folders%,}")
   done
   [ ${#groups[@]} -gt 1 ] || continue
-  .venv/bin/python -m mbjax.report --priors --reference=recipe "${groups[@]}" >"$out/$scenario/differences.md"
+  .venv/bin/python -m mbjax.report --reference=recipe "${groups[@]}" >"$out/$scenario/differences.md"
 done
