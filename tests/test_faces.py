@@ -798,10 +798,11 @@ class TestRuns:
         assert {"gap.png", "training.png", "verification.png", "runs"} <= {path.name for path in out.iterdir()}
         runs = report.load_runs({"over": [out / best["folder"]]})
         written = [json.loads(text) for text in (out / best["folder"] / "metrics.jsonl").read_text().splitlines()]
-        losses, rank1 = (axes.lines[0] for axes in faces_report.training_figure(runs).axes)
-        assert losses.get_xdata().tolist() == [row["step"] for row in written] == [1, 2]
-        np.testing.assert_allclose(losses.get_ydata(), [row["updates"]["loss"] for row in written])
-        np.testing.assert_allclose(rank1.get_ydata(), [row["validation"]["rank1_accuracy"] for row in written])
+        losses, rank1 = (axes.lines[0].get_xydata() for axes in faces_report.training_figure(runs).axes)
+        losses, rank1 = (np.array(line, float).T for line in (losses, rank1))
+        assert losses[0].tolist() == [row["step"] for row in written] == [1, 2]
+        np.testing.assert_allclose(losses[1], [row["updates"]["loss"] for row in written])
+        np.testing.assert_allclose(rank1[1], [row["validation"]["rank1_accuracy"] for row in written])
         result = json.loads((out / best["folder"] / "result.json").read_text())
         assert result["test"] == best["test"]
         line = plots.verification_figure({"over": best["test"]}).axes[0].lines[0]
