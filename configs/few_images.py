@@ -9,7 +9,7 @@
 with patches of training images beside the wavelets, and a little logit adjustment. Each other row changes what its name
 says; 48,000 images are read in each. Rows from `blocks` on have a small residual network behind the wavelets in place
 of the linear classifier, and `diet` a start without labels besides, of 1,000 updates. Needs CIFAR-10 in the data
-folder. Hardware: a CPU; on one core about 20 s a run of a linear classifier. Result: docs/results.md.
+folder. Hardware: a CPU; docs/few-images.md says how long it takes. Result: docs/results.md.
 """
 
 from typing import Any
@@ -21,9 +21,9 @@ from mbjax.types import Config
 RECIPE = {"model.patches": 256, "loss.name": "logit_adjustment", "loss.tau": 0.05}
 LINEAR = {"method": "erm"} | RECIPE
 PAIRS = {"method": "metabalance"} | RECIPE
-WAVELETS = {"model.blocks": 2, "model.width": 32, "model.views": 2, "optimizer.weight_decay": 5e-3}
-BLOCKS = {"method": "erm"} | WAVELETS
-BLOCKS_IN_PAIRS = {"method": "metabalance"} | WAVELETS
+RESIDUAL = {"model.blocks": 2, "model.width": 32, "model.views": 2, "optimizer.weight_decay": 5e-3}
+BLOCKS = {"method": "erm"} | RESIDUAL
+BLOCK_PAIRS = {"method": "metabalance"} | RESIDUAL
 ROWS: dict[str, dict[str, Any]] = {
     "recipe": LINEAR,
     # What the inner step adds.
@@ -52,10 +52,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "blocks_group_norm": BLOCKS | {"model.norm": "group"},
     "blocks_diet": BLOCKS
     | {"diet.updates": 1000, "diet.batch_size": 64, "train.augment": "crop_flip", "model.views": 4},
-    "blocks_metabalance": BLOCKS_IN_PAIRS,
-    "blocks_no_adaptation": BLOCKS_IN_PAIRS | {"meta.inner_lr": 0.0},
-    "blocks_no_adaptation_query": BLOCKS_IN_PAIRS | {"meta.inner_lr": 0.0, "meta.model_state_from": "query"},
-    "blocks_adapt_head": BLOCKS_IN_PAIRS | {"meta.adapt": ("Dense_*",)},
+    "blocks_metabalance": BLOCK_PAIRS,
+    "blocks_no_adaptation": BLOCK_PAIRS | {"meta.inner_lr": 0.0},
+    "blocks_no_adaptation_query": BLOCK_PAIRS | {"meta.inner_lr": 0.0, "meta.model_state_from": "query"},
+    "blocks_adapt_head": BLOCK_PAIRS | {"meta.adapt": ("Dense_*",)},
 }
 GRID = {}
 

@@ -28,6 +28,6 @@ for scenario in severe moderate; do
     folders=$(printf '%s,' "${run%/*}/$name"-????????????????-[0-9]*)
     groups+=("$name=${folders%,}")
   done
-  [ ${#groups[@]} -gt 1 ] || continue
+  [[ ${#groups[@]} -gt 1 && " ${groups[*]}" == *" recipe="* ]] || continue
   .venv/bin/python -m mbjax.report --reference=recipe "${groups[@]}" >"$out/$scenario/differences.md"
 done

@@ -92,7 +92,7 @@ def encode(images: jax.Array, known: Mapping[str, Any], *, rows: int, columns: i
     x = x * jax.lax.rsqrt((x**2).sum(-1, keepdims=True) + 1e-3)
     similarity = x @ patches.T
     code = jnp.concatenate([jnp.maximum(side * similarity - THRESHOLD, 0) for side in (1, -1)], -1)
-    means = code.reshape(len(code), rows, high, columns, wide, code.shape[-1]).mean((2, 4))
+    means = code.reshape(code.shape[0], rows, high, columns, wide, code.shape[-1]).mean((2, 4))
     return jnp.where(means > 0, jnp.sqrt(jnp.where(means > 0, means, 1)), 0)
 
 

@@ -124,7 +124,7 @@ def training_figure(runs: pd.DataFrame) -> Figure:
         {"run": run, "step": row["step"], "loss": row["updates"]["loss"], "rank-1 accuracy": scores["rank1_accuracy"]}
         for run, folder in zip(runs["run"], runs["folder"], strict=True)
         for row in plots.metrics_rows(folder)
-        for scores in [row.get("validation", row["test"])]
+        for scores in [row.get("validation") or row["test"]]
     )
     figure = Figure(figsize=(7.2, 3.4), layout="constrained")
     panels = figure.subplots(1, 2)
@@ -133,10 +133,8 @@ def training_figure(runs: pd.DataFrame) -> Figure:
         over_seeds: Any = points.groupby(["run", "step"])[column]
         mean, error = over_seeds.mean(), over_seeds.sem().fillna(0.0)
         for place, (name, color) in enumerate(zip(names, plots.colors(len(names)), strict=True)):
-            y, e = mean[name], error[name]
-            mark = MARKERS[place % len(MARKERS)]
-            axes.plot(y.index, y, color=color, marker=mark, markersize=3.5, linewidth=1.2, label=name)
-            axes.fill_between(y.index, y - e, y + e, color=color, alpha=0.2, linewidth=0)
+            marks = {"marker": MARKERS[place % len(MARKERS)], "markersize": 3.5, "label": name}
+            plots.plot_band(axes, mean[name], error[name], color=color, **marks)
         axes.set(xlabel="updates", ylabel=f"{column}, mean ± s.e.", ylim=(0, None))
         axes.grid(alpha=0.3)
     panels[1].yaxis.set_major_formatter(PERCENT)

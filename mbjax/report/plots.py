@@ -98,8 +98,7 @@ def training_figure(runs: pd.DataFrame) -> Figure:
                     "markersize": 3.5,
                     "markevery": (place % every, every),
                 }
-                axes.plot(y.index, y, line, color=color, linewidth=1.2, **marks)
-                axes.fill_between(y.index, y - e, y + e, color=color, alpha=0.2, linewidth=0)
+                plot_band(axes, y, e, linestyle=line, color=color, **marks)
         title = {"majority": "majority class", "minority": "mean over the other classes"}[part]
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("updates" if same else "share of the run", fontsize=9)
@@ -123,6 +122,12 @@ def metrics_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
         return [sealed.loads(line) for line in file.read_bytes().decode(errors="replace").splitlines()]
     except sealed.Damaged as error:
         raise UserError(f"{file} has a damaged line ({error}): run it again, or leave it out") from None
+
+
+def plot_band(axes: Axes, mean: pd.Series, error: pd.Series, *, color: Any, **line: Any) -> None:
+    """A line through the means by their index, in a band of ± the error."""
+    axes.plot(mean.index, mean, color=color, linewidth=1.2, **line)
+    axes.fill_between(mean.index, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
 
 
 def colors(count: int) -> list[Any]:

@@ -54,9 +54,9 @@ class _Features:
     """The features of each array and augmentation, computed once whichever streams share them."""
 
     def __init__(self, model: Any, known: Mapping[str, np.ndarray], seed: int):
-        self._model, self._learned, self._seed = model, known, seed
+        self._model, self._known, self._seed = model, known, seed
         self._views: int = model.views
-        self._known: dict[tuple[int, str], np.ndarray] = {}
+        self._kept: dict[tuple[int, str], np.ndarray] = {}
 
     def of(self, stream: sampling.Stream, name: str, augmentation: str) -> sampling.Stream:
         """The stream of the features of a stream's images."""
@@ -70,14 +70,14 @@ class _Features:
             )
         views = {"none": 1, "flip": 2}.get(augmentation, self._views)
         key = (id(stream.x), augmentation)
-        if key not in self._known:
-            self._known[key] = stem.features(
+        if key not in self._kept:
+            self._kept[key] = stem.features(
                 self._model,
                 stream.x,
-                self._learned,
+                self._known,
                 augmentation=augmentation,
                 views=views,
                 seed=self._seed,
                 dtype=_KEPT,
             )
-        return sampling.with_views(stream, self._known[key], views, (self._seed, 2**33 + zlib.crc32(name.encode())))
+        return sampling.with_views(stream, self._kept[key], views, (self._seed, 2**33 + zlib.crc32(name.encode())))
