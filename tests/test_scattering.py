@@ -294,6 +294,15 @@ def test_patches_that_cannot_be_are_refused(dataset, changes, message):
         train.build(config.validate(settings(**{"model.blocks": 0, "model.patches": 7} | changes)), dataset)
 
 
+@pytest.mark.parametrize("patches", [0, 7])
+def test_a_table_is_refused_in_one_line(dataset, patches):
+    rows = Split(dataset.train.x.reshape(len(dataset.train), -1).astype(np.float32), dataset.train.y)
+    table = Dataset({"train": rows, "test": rows}, dataset.classes, "table")
+    values = settings(**{"model.blocks": 0, "model.patches": patches, "method": "erm", "train.augment": "none"})
+    with pytest.raises(UserError, match=r"scattering is for images, and these examples are \[432\]: choose mlp"):
+        train.build(config.validate(values), table)
+
+
 @pytest.mark.parametrize("patches", [0, 9])
 def test_a_run_learns_and_its_model_predicts_and_exports_on_raw_images(dataset, patches, tmp_path):
     values = settings(**{"model.blocks": 0, "model.patches": patches, "method": "erm",

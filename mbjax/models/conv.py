@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ CONV_IMPLEMENTATIONS = ("auto", "cpu", "winograd", "explicit", "matmul", "lax")
 CONV_OPTION = Option("conv", "auto", choice(CONV_IMPLEMENTATIONS), "how convolutions are computed")
 
 
-def as_images(x: jax.Array, model: str) -> jax.Array:
+def as_images(x: Any, model: str) -> Any:
     """Images `[n, height, width, channels]`, with one channel where `x` is `[n, height, width]`.
 
     Raises:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbjax.models import patches, whitening
-from mbjax.models.conv import CONV_OPTION, Conv, ConvImplementation
+from mbjax.models.conv import CONV_OPTION, Conv, ConvImplementation, as_images
 from mbjax.models.heads import HEAD_OPTION, Head, make_head
 from mbjax.models.scattering import paths, scattering
 from mbjax.options import COUNT, WHOLE_NOT_NEGATIVE, Option, choice
@@ -41,8 +41,7 @@ def log_scattering(images: jax.Array) -> jax.Array:
     Returns:
       `[n, ⌊height / 4⌋, ⌊width / 4⌋, 81 · channels]`.
     """
-    images = images[..., None] if images.ndim == 3 else images
-    coefficients = scattering(images, scales=SCALES, angles=ANGLES)
+    coefficients = scattering(as_images(images, "scattering"), scales=SCALES, angles=ANGLES)
     is_mean = jnp.arange(coefficients.shape[-1]) % paths(SCALES, ANGLES) == 0
     logs = jnp.log(jnp.maximum(coefficients, 0) + _FLOOR)
     return jnp.where(is_mean[None, None, None], coefficients, logs)
@@ -140,7 +139,7 @@ class ScatteringNet(nn.Module):
                 f"config.model.patches={self.patches}: residual blocks take the coefficients alone; set it or "
                 f"config.model.blocks={self.blocks} to 0"
             )
-        images = images[..., None] if images.ndim == 3 else images
+        images = as_images(images, "scattering")
         return patches.learn(images, labels, count=self.patches) if self.patches else {}
 
     @nn.nowrap
@@ -179,7 +178,7 @@ class ScatteringNet(nn.Module):
 
 
 def _features(images: jax.Array, known: Mapping[str, Any], blocks: int) -> jax.Array:
-    images = images[..., None] if images.ndim == 3 else images
+    images = as_images(images, "scattering")
     x = log_scattering(images)
     x = x if blocks or min(x.shape[1:3]) < 2 else nn.avg_pool(x, (2, 2), (2, 2))
     if "patches" not in known:
