@@ -18,7 +18,8 @@ from mbjax import config as base
 from mbjax.config_files import load
 from mbjax.types import Config
 
-RECIPE = {"model.patches": 256, "loss.name": "logit_adjustment", "loss.tau": 0.05}
+RECIPE = {"model.patches": 256, "model.symmetric": True, "loss.name": "logit_adjustment", "loss.tau": 0.05}
+RECIPE |= {f"{stream}.augment": "none" for stream in base.STREAMS}  # a mirror image has the same features
 LINEAR = {"method": "erm"} | RECIPE
 PAIRS = {"method": "metabalance"} | RECIPE
 RESIDUAL = {"model.blocks": 2, "model.width": 32, "model.views": 2, "optimizer.weight_decay": 5e-3}
@@ -35,7 +36,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "no_adjustment": LINEAR | {"loss.name": "cross_entropy"},
     "no_patches_no_adjustment": {"method": "erm"},
     "no_whitening": LINEAR | {"model.whiten": 0},
-    "no_mirror_images": LINEAR | {"train.augment": "none"},
+    "not_symmetric": LINEAR | {"model.symmetric": False, "train.augment": "flip"},
+    "no_mirror_images": LINEAR | {"model.symmetric": False},
     "weight_decay_5e-4": LINEAR | {"optimizer.weight_decay": 5e-4},
     "natural_batches": LINEAR | {"train.sampler": "natural", "train.batch_size": 20},
     # With one more.

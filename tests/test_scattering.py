@@ -13,12 +13,12 @@ import optax
 import pytest
 
 import mbjax
-from mbjax import config, sampling, train
+from mbjax import augment, config, sampling, train
 from mbjax.evaluation import evaluate
 from mbjax.export import onnx_file, stablehlo
 from mbjax.models import patches, stem, whitening
 from mbjax.models.scattering import paths, scattering
-from mbjax.models.scattering_net import OnScattering, log_scattering
+from mbjax.models.scattering_net import OnScattering, ScatteringNet, log_scattering
 from mbjax.types import Dataset, Split, UserError
 
 VALUES = np.load(pathlib.Path(__file__).parent / "values/scattering.npz")
@@ -228,7 +228,7 @@ def test_whitening_is_the_inverse_root_of_the_covariance_within_classes():
     values, vectors = np.linalg.eigh(covariance / (15 / 3888 * np.trace(covariance)) + np.eye(6))
     expected = x @ (vectors / np.sqrt(values)) @ vectors.T
     expected *= 4 / np.sqrt((expected**2).sum(1).mean())
-    module = OnScattering(2, 0, 6, 0, 8, "batch", "auto", "linear", learned)
+    module = OnScattering(2, 0, 6, 0, False, 8, "batch", "auto", "linear", learned)
     out = module.init_with_output(jax.random.key(0), features, train=False, features=True)[0]
     np.testing.assert_allclose(out, expected, rtol=1e-3, atol=1e-4)
     # Of fewer directions, only the largest are shrunk.
@@ -303,9 +303,26 @@ def test_a_table_is_refused_in_one_line(dataset, patches):
         train.build(config.validate(values), table)
 
 
-@pytest.mark.parametrize("patches", [0, 9])
-def test_a_run_learns_and_its_model_predicts_and_exports_on_raw_images(dataset, patches, tmp_path):
-    values = settings(**{"model.blocks": 0, "model.patches": patches, "method": "erm",
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_symmetric_model_gives_the_mean_of_an_image_and_its_mirror_image(dataset, blocks):
+    options: dict[str, Any] = {"blocks": blocks, "whiten": 3, "width": 8}
+    x = augment.to_float(jnp.asarray(dataset.train.x[:5]))
+    plain, symmetric = (ScatteringNet(4, symmetric=symmetric, **options) for symmetric in (False, True))
+    known = plain.learn_stem(dataset.train.x, dataset.train.y)
+    parts = [np.asarray(plain.frozen_stem(seen, known)) for seen in (x, x[:, :, ::-1])]
+    assert np.abs(parts[0] - parts[1]).max() > 0.1
+    np.testing.assert_allclose(symmetric.frozen_stem(x, known), (parts[0] + parts[1]) / 2, atol=1e-5)
+    variables = symmetric.init(jax.random.key(0), x, train=False)
+    seen = [np.asarray(symmetric.apply(variables, view, train=False)) for view in (x, x[:, :, ::-1])]
+    np.testing.assert_allclose(seen[0], seen[1], atol=1e-5)
+    if not blocks:  # linear, so the logits are the means of the plain model's
+        logits = [np.asarray(plain.apply(variables, view, train=False)) for view in (x, x[:, :, ::-1])]
+        np.testing.assert_allclose(seen[0], (logits[0] + logits[1]) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(("patches", "symmetric"), [(0, False), (9, True)])
+def test_a_run_learns_and_its_model_predicts_and_exports_on_raw_images(dataset, patches, symmetric, tmp_path):
+    values = settings(**{"model.blocks": 0, "model.patches": patches, "model.symmetric": symmetric, "method": "erm",
                          "train.sampler": "class_balanced", "updates": 40,
                          "updates_per_call": 40, "train.augment": "flip", "optimizer.lr": 0.1})  # fmt: skip
     result = train.train_and_evaluate(values, tmp_path / "run", dataset)

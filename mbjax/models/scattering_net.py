@@ -12,7 +12,7 @@ from mbjax.models import patches, whitening
 from mbjax.models.conv import CONV_OPTION, Conv, ConvImplementation, as_images
 from mbjax.models.heads import HEAD_OPTION, Head, make_head
 from mbjax.models.scattering import paths, scattering
-from mbjax.options import COUNT, WHOLE_NOT_NEGATIVE, Option, choice
+from mbjax.options import COUNT, FLAG, WHOLE_NOT_NEGATIVE, Option, choice
 from mbjax.types import UserError
 
 SCALES, ANGLES = 2, 8
@@ -23,6 +23,7 @@ OPTIONS = (  # of config.model
     Option("blocks", 0, WHOLE_NOT_NEGATIVE, "residual blocks; 0 for a linear classifier of whitened features"),
     Option("whiten", 256, WHOLE_NOT_NEGATIVE, "without blocks, how many directions are whitened; 0 for none"),
     Option("patches", 0, WHOLE_NOT_NEGATIVE, "without blocks, how many patches of training images are compared with"),
+    Option("symmetric", False, FLAG, "features are averaged over an image and its mirror image"),
     Option("width", 64, COUNT, "channels of the residual blocks"),
     Option("norm", "batch", choice(get_args(Norm)), "what normalises within the blocks"),
     Option("views", 4, COUNT,
@@ -58,6 +59,7 @@ class OnScattering(nn.Module):
     blocks: int
     whiten: int
     patches: int
+    symmetric: bool
     width: int
     norm: Norm
     conv: ConvImplementation
@@ -68,7 +70,7 @@ class OnScattering(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool, features: bool = False, images: bool = False) -> jax.Array:
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if images:
-            x = _features(x, self._known(1 if x.ndim == 3 else x.shape[-1]), self.blocks)
+            x = _features(x, self._known(1 if x.ndim == 3 else x.shape[-1]), self.blocks, self.symmetric)
         else:
             self._known((x.shape[-1] - 2 * self.patches) // paths(SCALES, ANGLES))
         size = int(np.prod(x.shape[1:]))
@@ -114,6 +116,8 @@ class ScatteringNet(nn.Module):
       blocks: residual blocks of two 3×3 convolutions; 0 for a linear classifier.
       whiten: directions that are whitened for the linear classifier.
       patches: of training images, with which the patches of images are compared beside the coefficients.
+      symmetric: features are the means of those of an image and of its mirror image, so that nothing tells the two
+        apart: a linear classifier then has the mean logits of both. Without it, `augment="flip"` shows training both.
       width: channels of the residual blocks; with `norm="group"` a multiple of 8.
       norm: `"batch"`, or `"group"` for GroupNorm of 8 channels a group, within the blocks.
       views: of each training image that features are computed of.
@@ -125,6 +129,7 @@ class ScatteringNet(nn.Module):
     blocks: int = 0
     whiten: int = 256
     patches: int = 0
+    symmetric: bool = False
     width: int = 64
     norm: Norm = "batch"
     views: int = 4
@@ -145,7 +150,7 @@ class ScatteringNet(nn.Module):
     @nn.nowrap
     def frozen_stem(self, images: jax.Array, known: Mapping[str, Any]) -> jax.Array:
         """The features that the rest is called with, `[n, rows, columns, channels]`, of images from −1 to 1."""
-        return _features(images, known, self.blocks)
+        return _features(images, known, self.blocks, self.symmetric)
 
     @nn.nowrap
     def behind(
@@ -165,8 +170,8 @@ class ScatteringNet(nn.Module):
         if features is not None and labels is not None:
             rank = 0 if self.blocks else self.whiten
             learned = whitening.learn(features, labels, rank=rank, last=2 * self.patches, known=known or {})
-        of = (self.outputs, self.blocks, self.whiten, self.patches, self.width, self.norm, self.conv, self.head)
-        return OnScattering(*of, learned, parent=None)
+        size = (self.outputs, self.blocks, self.whiten, self.patches, self.symmetric, self.width)
+        return OnScattering(*size, self.norm, self.conv, self.head, learned, parent=None)
 
     def setup(self):
         self._behind = self.behind()
@@ -177,8 +182,10 @@ class ScatteringNet(nn.Module):
         return self._behind(x, train=train, features=features, images=True)
 
 
-def _features(images: jax.Array, known: Mapping[str, Any], blocks: int) -> jax.Array:
+def _features(images: jax.Array, known: Mapping[str, Any], blocks: int, symmetric: bool) -> jax.Array:
     images = as_images(images, "scattering")
+    if symmetric:
+        return sum(_features(seen, known, blocks, False) for seen in (images, images[:, :, ::-1])) / 2
     x = log_scattering(images)
     x = x if blocks or min(x.shape[1:3]) < 2 else nn.avg_pool(x, (2, 2), (2, 2))
     if "patches" not in known:
