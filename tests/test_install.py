@@ -20,7 +20,7 @@ from mbjax.types import UserError
 
 ROOT = pathlib.Path(mbjax.__file__).parents[1]
 SOURCES = ("mbjax", "configs", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "XLA_FLAGS")}
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
 def run(*command, cwd):
