@@ -45,8 +45,9 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     if method == "erm":
         config.updates = 2000
     if name == "few":
-        config.model = ConfigDict({"name": "scattering", "blocks": 0, "whiten": 256, "patches": 256, "head": "linear"})
+        config.model = ConfigDict({"name": "scattering", "blocks": 0, "whiten": 256, "patches": 256})
+        config.model.update(symmetric=True, head="linear")
         config.loss.update(name="logit_adjustment", tau=0.05)
-        config.train.update(sampler="class_balanced", batch_size=30, augment="flip")
+        config.train.update(sampler="class_balanced", batch_size=30, augment="none")
         config.optimizer.update(lr=0.1, weight_decay=0.08)
     return config
