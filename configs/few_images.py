@@ -18,7 +18,7 @@ from mbjax import config as base
 from mbjax.config_files import load
 from mbjax.types import Config
 
-RECIPE = {"model.patches": 256, "model.symmetric": True, "loss.name": "logit_adjustment", "loss.tau": 0.05}
+RECIPE = {"model.patches": 256, "model.symmetric": True, "loss.name": "logit_adjustment", "loss.tau": 0.1}
 RECIPE |= {f"{stream}.augment": "none" for stream in base.STREAMS}  # a mirror image has the same features
 LINEAR = {"method": "erm"} | RECIPE
 PAIRS = {"method": "metabalance"} | RECIPE

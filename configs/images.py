@@ -47,7 +47,7 @@ def get_config(method: str = "metabalance") -> ConfigDict:
     if name == "few":
         config.model = ConfigDict({"name": "scattering", "blocks": 0, "whiten": 256, "patches": 256})
         config.model.update(symmetric=True, head="linear")
-        config.loss.update(name="logit_adjustment", tau=0.05)
+        config.loss.update(name="logit_adjustment", tau=0.1)
         config.train.update(sampler="class_balanced", batch_size=30, augment="none")
         config.optimizer.update(lr=0.1, weight_decay=0.08)
     return config
