@@ -66,17 +66,22 @@ def inner_update(
         (loss, aux), grads = value_and_grad(params, *batch)
         return grads, (loss, *aux)
 
+    # The step gives only the weights that it changes: the others are the same for all pairs, also on the way back.
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
+    changes = [adapt is None or adapt(name) for name in names]
+
     def chosen(tree):
-        """Zeros in place of what belongs to weights that the step does not change."""
-        if adapt is None:
-            return tree
-        name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
-        changes = adapt
-        return jax.tree_util.tree_map_with_path(lambda path, x: x if changes(name(path)) else jnp.zeros_like(x), tree)
+        return [x for x, changed in zip(jax.tree.leaves(tree), changes, strict=True) if changed]
+
+    def placed(values, tree):
+        """A tree of weights with `values` in place of those that the step changes."""
+        values, (leaves, structure) = iter(values), jax.tree.flatten(tree)
+        placed = [next(values) if changed else x for x, changed in zip(leaves, changes, strict=True)]
+        return jax.tree.unflatten(structure, placed)
 
     def descend(params, grads):
-        grads = chosen(grads)
-        return jax.tree.map(lambda p, g: p - (inner_lr * g).astype(p.dtype), params, grads)
+        return [p - (inner_lr * g).astype(p.dtype) for p, g in zip(chosen(params), chosen(grads), strict=True)]
 
     def step(params, *batch):
         grads, aux = gradient(params, *batch)
@@ -93,15 +98,17 @@ def inner_update(
     def backward(residuals, cotangents):
         hessian_product, grads = residuals
         v, (loss_bar, _, _) = cotangents
+        v = placed(v, jax.tree.map(jnp.zeros_like, grads))
         if hessian_product is not None:
-            v = jax.tree.map(lambda v, hv: v - inner_lr * hv, v, hessian_product(chosen(v)))
+            v = jax.tree.map(lambda v, hv: v - inner_lr * hv, v, hessian_product(v))
         params_bar = jax.tree.map(lambda v, g: v + loss_bar * g, v, grads)
         return params_bar, None, None, None  # only the weights are differentiated
 
     if grad_mode != "reverse":
         step = jax.custom_vjp(step)
         step.defvjp(forward, backward)
-    return step(params, model_state, support, rng)
+    adapted, aux = step(params, model_state, support, rng)
+    return placed(adapted, params), aux
 
 
 def meta_loss(

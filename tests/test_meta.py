@@ -143,8 +143,9 @@ def test_the_support_loop_may_have_a_loss_of_its_own(grad_mode):
     assert_close(actual, expected, 1e-13)
 
 
+@pytest.mark.parametrize("pairs_per_chunk", [1, PAIRS])
 @pytest.mark.parametrize("grad_mode", ["reverse", "mixed", "first_order"])
-def test_an_adaptation_of_some_weights_leaves_the_others_and_has_its_closed_form(grad_mode):
+def test_an_adaptation_of_some_weights_leaves_the_others_and_has_its_closed_form(grad_mode, pairs_per_chunk):
     """`∇ L_Z(θ')` with `θ' = θ − γ M ∇L_X(θ)` is `(I − γ A_X M)(A_Z θ' − a_Z)`, `M` the projection."""
     theta, support, query = np.array([1.0, -2.0, 0.5, 3.0]), quadratic_batches(0), quadratic_batches(1)
 
@@ -152,9 +153,8 @@ def test_an_adaptation_of_some_weights_leaves_the_others_and_has_its_closed_form
         return quadratic(jnp.concatenate([params["stem"]["w"], params["head"]["w"]]), *arguments)
 
     params = {"stem": {"w": jnp.array(theta[:1])}, "head": {"w": jnp.array(theta[1:])}}
-    actual = meta_gradient(
-        split, params, support, query, inner_lr=0.3, grad_mode=grad_mode, adapt=lambda name: name == "head/w"
-    )
+    options: dict[str, Any] = {"inner_lr": 0.3, "grad_mode": grad_mode, "pairs_per_chunk": pairs_per_chunk}
+    actual = meta_gradient(split, params, support, query, adapt=lambda name: name == "head/w", **options)
     mask, expected = np.diag([0.0, 1, 1, 1]), []
     for k in range(PAIRS):
         adapted = theta - 0.3 * mask @ (support["A"][k] @ theta - support["a"][k])
