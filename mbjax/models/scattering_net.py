@@ -185,7 +185,8 @@ class ScatteringNet(nn.Module):
 def _features(images: jax.Array, known: Mapping[str, Any], blocks: int, symmetric: bool) -> jax.Array:
     images = as_images(images, "scattering")
     if symmetric:
-        return sum(_features(seen, known, blocks, False) for seen in (images, images[:, :, ::-1])) / 2
+        seen, mirrored = (_features(view, known, blocks, False) for view in (images, images[:, :, ::-1]))
+        return (seen + mirrored) / 2
     x = log_scattering(images)
     x = x if blocks or min(x.shape[1:3]) < 2 else nn.avg_pool(x, (2, 2), (2, 2))
     if "patches" not in known:
