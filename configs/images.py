@@ -8,7 +8,7 @@ The second trains plainly, to compare with (`python -m mbjax.report RUN_FOLDER �
 class (docs/few-images.md): balanced batches, behind a scattering transform. Hardware: any; a GPU for images larger than
 32×32 or a larger network. Result, of 265 images of 240 to 768 pixels and three classes (200, 50 and 15) on two cores
 (`benchmarks/image_folder.py`, 3 seeds): balanced accuracy 0.719 ± 0.030 in 108 s, the second 0.652 ± 0.036 in 73 s, the
-third 0.759 ± 0.009 in 23 s, compilation and page included.
+third 0.754 ± 0.014 in 55 s beside other work, compilation and page included.
 """
 
 from ml_collections import ConfigDict
