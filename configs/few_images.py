@@ -6,10 +6,11 @@
     python -m mbjax.main --config=configs/few_images.py:moderate,no_patches
 
 `recipe` is plain training of `configs/cifar10.py:scatter` (severe) or `scatter_moderate` on class-balanced batches,
-with patches of training images beside the wavelets, and a little logit adjustment. Each other row changes what its name
-says; 48,000 images are read in each. Rows from `blocks` on have a small residual network behind the wavelets in place
-of the linear classifier, and `diet` a start without labels besides, of 1,000 updates. Needs CIFAR-10 in the data
-folder. Hardware: a CPU; docs/few-images.md says how long it takes. Result: docs/results.md.
+with patches of training images beside the wavelets, features that are the same for an image and its mirror image, and a
+little logit adjustment. Each other row changes what its name says; 48,000 images are read in each. Rows from `blocks`
+on have a small residual network behind the wavelets in place of the linear classifier, and `diet` a start without
+labels besides, of 1,000 updates. Needs CIFAR-10 in the data folder. Hardware: a CPU; docs/few-images.md says how long
+it takes. Result: docs/results.md.
 """
 
 from typing import Any
@@ -34,7 +35,7 @@ ROWS: dict[str, dict[str, Any]] = {
     # Without one of its parts.
     "no_patches": LINEAR | {"model.patches": 0},
     "no_adjustment": LINEAR | {"loss.name": "cross_entropy"},
-    "no_patches_no_adjustment": {"method": "erm"},
+    "no_patches_no_adjustment": LINEAR | {"model.patches": 0, "loss.name": "cross_entropy"},
     "no_whitening": LINEAR | {"model.whiten": 0},
     "not_symmetric": LINEAR | {"model.symmetric": False, "train.augment": "flip"},
     "no_mirror_images": LINEAR | {"model.symmetric": False},

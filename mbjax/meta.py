@@ -67,21 +67,20 @@ def inner_update(
         return grads, (loss, *aux)
 
     # The step gives only the weights that it changes: the others are the same for all pairs, also on the way back.
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
-    changes = [adapt is None or adapt(name) for name in names]
-
     def chosen(tree):
-        return [x for x, changed in zip(jax.tree.leaves(tree), changes, strict=True) if changed]
+        """None, which is no leaf, in place of what belongs to weights that the step does not change."""
+        if adapt is None:
+            return tree
+        name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+        changes = adapt
+        return jax.tree_util.tree_map_with_path(lambda path, x: x if changes(name(path)) else None, tree)
 
-    def placed(values, tree):
-        """A tree of weights with `values` in place of those that the step changes."""
-        values, (leaves, structure) = iter(values), jax.tree.flatten(tree)
-        placed = [next(values) if changed else x for x, changed in zip(leaves, changes, strict=True)]
-        return jax.tree.unflatten(structure, placed)
+    def filled(tree, others):
+        """The tree, with what `others` has where it has None."""
+        return jax.tree.map(lambda x, other: other if x is None else x, tree, others, is_leaf=lambda x: x is None)
 
     def descend(params, grads):
-        return [p - (inner_lr * g).astype(p.dtype) for p, g in zip(chosen(params), chosen(grads), strict=True)]
+        return jax.tree.map(lambda p, g: p - (inner_lr * g).astype(p.dtype), chosen(params), chosen(grads))
 
     def step(params, *batch):
         grads, aux = gradient(params, *batch)
@@ -98,7 +97,7 @@ def inner_update(
     def backward(residuals, cotangents):
         hessian_product, grads = residuals
         v, (loss_bar, _, _) = cotangents
-        v = placed(v, jax.tree.map(jnp.zeros_like, grads))
+        v = filled(v, jax.tree.map(jnp.zeros_like, grads))
         if hessian_product is not None:
             v = jax.tree.map(lambda v, hv: v - inner_lr * hv, v, hessian_product(v))
         params_bar = jax.tree.map(lambda v, g: v + loss_bar * g, v, grads)
@@ -108,7 +107,7 @@ def inner_update(
         step = jax.custom_vjp(step)
         step.defvjp(forward, backward)
     adapted, aux = step(params, model_state, support, rng)
-    return placed(adapted, params), aux
+    return filled(adapted, params), aux
 
 
 def meta_loss(

@@ -170,8 +170,8 @@ class ScatteringNet(nn.Module):
         if features is not None and labels is not None:
             rank = 0 if self.blocks else self.whiten
             learned = whitening.learn(features, labels, rank=rank, last=2 * self.patches, known=known or {})
-        size = (self.outputs, self.blocks, self.whiten, self.patches, self.symmetric, self.width)
-        return OnScattering(*size, self.norm, self.conv, self.head, learned, parent=None)
+        of = (self.outputs, self.blocks, self.whiten, self.patches, self.symmetric, self.width, self.norm, self.conv)
+        return OnScattering(*of, self.head, learned, parent=None)
 
     def setup(self):
         self._behind = self.behind()
