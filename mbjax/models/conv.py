@@ -7,6 +7,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mbjax.options import Option, choice
 from mbjax.types import UserError
@@ -44,7 +45,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: ConvI
         mode. `"winograd"` needs a quarter of the products (Lavin and Gray 2016, "Fast Algorithms for Convolutional
         Neural Networks"), and some passes over memory; its results differ from the others' by 1e-5 of the largest in
         float32. It is for 3×3 kernels, stride 1 and images of a multiple of 4, and else falls back on `"explicit"`.
-        `"cpu"` is the faster of these two on a CPU: `"winograd"` for images of 32×32 or more and 32 channels or more.
+        `"cpu"` is the faster of these two on a CPU: `"winograd"` from 16 tiles of 4×4 pixels and 32 channels on, in
+        float32 or float64.
         `"auto"` is what `automatic` says of JAX's default backend when this is traced.
 
     Returns:
@@ -53,7 +55,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: ConvI
     if implementation == "auto":
         implementation = automatic(jax.default_backend())
     if implementation == "cpu":
-        implementation = _fastest_on_cpu(x.shape, kernel.shape)
+        implementation = _fastest_on_cpu(x, kernel)
     if kernel.shape[0] == 1:  # a matrix product in any case
         return x[:, ::stride, ::stride] @ kernel[0, 0]
     if implementation == "matmul":
@@ -65,10 +67,11 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: ConvI
     return _explicit(x, kernel, stride)
 
 
-def _fastest_on_cpu(images: tuple[int, ...], kernel: tuple[int, ...]) -> ConvImplementation:
-    """As measured in the layers of a ResNet-18; `benchmarks/README.md` has the figures."""
-    _, height, width, _ = images
-    return "winograd" if height * width >= 1024 and min(kernel[2:]) >= 32 else "explicit"
+def _fastest_on_cpu(x: jax.Array, kernel: jax.Array) -> ConvImplementation:
+    """As `python -m benchmarks.bounds --only=winograd` measures it. In bfloat16 the transforms would lose digits."""
+    n, height, width, _ = x.shape
+    worthwhile = n * height * width >= 16 * _OUT**2 and min(kernel.shape[2:]) >= 32
+    return "winograd" if worthwhile and x.dtype.itemsize >= 4 else "explicit"
 
 
 def automatic(platform: str) -> ConvImplementation:
@@ -114,12 +117,19 @@ _explicit.defvjp(_explicit_forward, _explicit_backward)
 
 # Winograd's F(4×4, 3×3): a tile of 6×6 pixels gives 4×4 of the convolution. With the tile d and the kernel g,
 # y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A, and ⊙ summed over input channels is a matrix product for each of the 36 places.
+# The polynomials are evaluated at 0, ±a, ±b and ∞. Lavin and Gray have 1 and 2; 2/3 and 3/2 round 2.4 times as
+# accurately (Barabasz et al. 2020, "Error analysis and improving the accuracy of Winograd convolution").
 _TILE, _OUT = 6, 4
-_BT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0),
-       (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))  # fmt: skip
-_G = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
-      (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # fmt: skip
-_AT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+_a, _b = 2 / 3, 3 / 2
+_a2, _b2 = _a**2, _b**2
+_BT = ((_a2 * _b2, 0, -_a2 - _b2, 0, 1, 0), (0, -_a * _b2, -_b2, _a, 1, 0), (0, _a * _b2, -_b2, -_a, 1, 0),
+       (0, -_b * _a2, -_a2, _b, 1, 0), (0, _b * _a2, -_a2, -_b, 1, 0), (0, _a2 * _b2, 0, -_a2 - _b2, 0, 1))  # fmt: skip
+_na, _nb = 2 * _a2 * (_a2 - _b2), 2 * _b2 * (_b2 - _a2)
+_G = ((1 / (_a2 * _b2), 0, 0), (1 / _na, _a / _na, _a2 / _na), (1 / _na, -_a / _na, _a2 / _na),
+      (1 / _nb, _b / _nb, _b2 / _nb), (1 / _nb, -_b / _nb, _b2 / _nb), (0, 0, 1))  # fmt: skip
+_GG = np.kron(_G, _G)  # [36, 9]: G g Gᵀ as one product with g, flattened
+_AT = ((1, 1, 1, 1, 1, 0), (0, _a, -_a, _b, -_b, 0),
+       (0, _a2, _a2, _b2, _b2, 0), (0, _a**3, -(_a**3), _b**3, -(_b**3), 1))  # fmt: skip
 _A = tuple(zip(*_AT, strict=True))
 
 
@@ -136,8 +146,9 @@ def _winograd_forward(x, kernel):
 def _winograd_backward(residuals, y_bar):
     tiles, kernel = residuals
     products = jnp.einsum("tpd,tdc->tpc", _tiles(y_bar), _turned(kernel[::-1, ::-1].swapaxes(2, 3)))
-    kernel_bar = jnp.einsum("tpc,tpd->tcd", tiles, _spread(y_bar)).reshape(_TILE, _TILE, *kernel.shape[2:])
-    return _untile(products, y_bar.shape), _two_sided("ai,bj,abcd->ijcd", kernel_bar)
+    places = jnp.einsum("tpc,tpd->tcd", tiles, _spread(y_bar))
+    kernel_bar = (jnp.asarray(_GG.T, kernel.dtype) @ places.reshape(_TILE**2, -1)).reshape(kernel.shape)
+    return _untile(products, y_bar.shape), kernel_bar
 
 
 _winograd.defvjp(_winograd_forward, _winograd_backward)
@@ -148,27 +159,21 @@ def _tiles(x: jax.Array) -> jax.Array:
     _, height, width, channels = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     rows = _combine(_BT, [x[:, i : i + height - 3 : _OUT] for i in range(_TILE)])
-    places = [jnp.stack(_combine(_BT, [row[:, :, j : j + width - 3 : _OUT] for j in range(_TILE)])) for row in rows]
-    return jnp.stack(places).reshape(_TILE**2, -1, channels)
+    places = _combine(_BT, [rows[:, :, :, j : j + width - 3 : _OUT] for j in range(_TILE)], axis=1)
+    return places.reshape(_TILE**2, -1, channels)
 
 
 def _turned(kernel: jax.Array) -> jax.Array:
     """`G g Gᵀ`, `[36, in, out]`."""
-    return _two_sided("ai,bj,ijcd->abcd", kernel).reshape(_TILE**2, *kernel.shape[2:])
-
-
-def _two_sided(equation: str, array: jax.Array) -> jax.Array:
-    g = jnp.asarray(_G, array.dtype)
-    return jnp.einsum(equation, g, g, array)
+    return (jnp.asarray(_GG, kernel.dtype) @ kernel.reshape(9, -1)).reshape(-1, *kernel.shape[2:])
 
 
 def _untile(products: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """`Aᵀ m A` of every tile, put back into images, `[n, height, width, channels]`."""
     n, height, width, _ = shape
     products = products.reshape(_TILE, _TILE, n, height // _OUT, width // _OUT, -1)
-    rows = _combine(_AT, list(products))
-    pixels = [jnp.stack(_combine(_AT, list(row)), axis=3) for row in rows]
-    return jnp.stack(pixels, axis=2).reshape(n, height, width, -1)
+    rows = _combine(_AT, list(products), axis=3)
+    return _combine(_AT, list(rows), axis=4).reshape(n, height, width, -1)
 
 
 def _spread(y: jax.Array) -> jax.Array:
@@ -176,14 +181,17 @@ def _spread(y: jax.Array) -> jax.Array:
     n, height, width, channels = y.shape
     y = y.reshape(n, height // _OUT, _OUT, width // _OUT, _OUT, channels)
     rows = _combine(_A, [y[:, :, i] for i in range(_OUT)])
-    places = [jnp.stack(_combine(_A, [row[:, :, :, j] for j in range(_OUT)])) for row in rows]
-    return jnp.stack(places).reshape(_TILE**2, -1, channels)
+    places = _combine(_A, [rows[:, :, :, :, j] for j in range(_OUT)], axis=1)
+    return places.reshape(_TILE**2, -1, channels)
 
 
-def _combine(matrix: Sequence[Sequence[float]], parts: Sequence[jax.Array]) -> list[jax.Array]:
-    """The product of a small constant matrix and a list of arrays: no more additions than its entries ask for."""
+def _combine(matrix: Sequence[Sequence[float]], parts: Sequence[jax.Array], axis: int = 0) -> jax.Array:
+    """The product of a small constant matrix and a list of arrays, stacked: no more additions than its entries ask for.
+
+    The barrier has it computed once: XLA would compute the rows again for each column that is made of them.
+    """
     terms = [[part if c == 1 else c * part for c, part in zip(row, parts, strict=True) if c] for row in matrix]
-    return [functools.reduce(jnp.add, row) for row in terms]
+    return jax.lax.optimization_barrier(jnp.stack([functools.reduce(jnp.add, row) for row in terms], axis))
 
 
 def _matmul(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
