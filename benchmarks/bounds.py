@@ -1,4 +1,4 @@
-"""What an idea could save of the meta-step on a CPU, at most: `python -m benchmarks.bounds [--only=mlp|convolutions]`.
+"""What an idea could save of the meta-step on a CPU, at most: `python -m benchmarks.bounds`.
 
 Each row leaves out, or does for nothing, what its idea would make cheaper, so that it bounds what the idea can give.
 The contestants take turns.
@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 
 from benchmarks.meta_step import UPDATES_PER_CALL, batches, mbjax_contestant
 from mbjax.devices import parallel
-from mbjax.models.conv import convolve
 
 Runs = dict[str, tuple[Callable[[], None], int]]  # by name: what is timed, and how many of what is counted it does
 
@@ -89,45 +88,13 @@ def mlp(turns: int) -> None:
     table(f"Fraud-sized MLP, an update of 80 pairs, {turns} turns", fastest(runs, turns))
 
 
-def convolutions(turns: int) -> None:
-    """A convolution of each stage of ResNet-18 in a loop, as the meta-step runs it: layouts, and pairs put together."""
-    for pixels, channels in ((32, 64), (16, 128), (8, 256), (4, 512)):
-        rng = np.random.default_rng(0)
-        kernel = jnp.asarray(rng.normal(size=(3, 3, channels, channels)) / channels, jnp.float32)
-        x = jnp.asarray(rng.normal(size=(6, 20, pixels, pixels, channels)), jnp.float32)
-
-        def looped(conv: Callable[[jax.Array], jax.Array], x: jax.Array) -> tuple[Callable[[], None], int]:
-            compiled: Any = jax.jit(lambda x: jax.lax.map(conv, x))
-            images = 120
-            return lambda: jax.block_until_ready(compiled(x)), images
-
-        def channels_first(x: jax.Array, kernel: jax.Array = kernel) -> jax.Array:
-            weights = kernel.transpose(3, 2, 0, 1)
-            return jax.lax.conv_general_dilated(x, weights, (1, 1), "SAME", dimension_numbers=("NCHW", "OIHW", "NCHW"))
-
-        def explicit(x: jax.Array, kernel: jax.Array = kernel) -> jax.Array:
-            return convolve(x, kernel, 1, "explicit")
-
-        runs = {
-            "as it is: 20 images at a time": looped(explicit, x),
-            "the support passes of 6 pairs together: 120 images": looped(explicit, x.reshape(1, 120, *x.shape[2:])),
-            "channels first": looped(channels_first, x.transpose(0, 1, 4, 2, 3)),
-        }
-        title = f"3×3 convolution, {pixels}×{pixels} pixels, {channels} channels, an image, {turns} turns"
-        table(title, fastest(runs, turns))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("mlp", "convolutions"))
     parser.add_argument("--turns", type=int, default=15)
     arguments = parser.parse_args()
     parallel.use_all_cores()
     print(f"JAX {jax.__version__} on {jax.devices()[0].device_kind}")
-    if arguments.only in (None, "mlp"):
-        mlp(arguments.turns)
-    if arguments.only in (None, "convolutions"):
-        convolutions(arguments.turns)
+    mlp(arguments.turns)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: ConvI
         (https://github.com/jax-ml/jax/issues/12868). It takes any order of reverse mode, and forward over reverse,
         but not forward mode alone. `"matmul"` is one matrix product of the shifted images, concatenated, and takes any
         mode. `"winograd"` needs a quarter of the products (Lavin and Gray 2016, "Fast Algorithms for Convolutional
-        Neural Networks"), and some passes over memory; its results differ from the others' by 1e-5 of the largest in
+        Neural Networks"), and some passes over memory; its results differ from the others' by 2e-6 of the largest in
         float32. It is for 3×3 kernels, stride 1 and images of a multiple of 4, and else falls back on `"explicit"`.
         `"cpu"` is the faster of these two on a CPU: `"winograd"` from 16 tiles of 4×4 pixels and 32 channels on, in
         float32 or float64.
@@ -68,7 +68,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, implementation: ConvI
 
 
 def _fastest_on_cpu(x: jax.Array, kernel: jax.Array) -> ConvImplementation:
-    """As `python -m benchmarks.bounds --only=winograd` measures it. In bfloat16 the transforms would lose digits."""
+    """As `python -m benchmarks.convolutions` measures it. In bfloat16 the transforms would lose digits."""
     n, height, width, _ = x.shape
     worthwhile = n * height * width >= 16 * _OUT**2 and min(kernel.shape[2:]) >= 32
     return "winograd" if worthwhile and x.dtype.itemsize >= 4 else "explicit"
