@@ -119,7 +119,7 @@ _explicit.defvjp(_explicit_forward, _explicit_backward)
 
 # Winograd's F(4×4, 3×3): a tile of 6×6 pixels gives 4×4 of the convolution. With the tile d and the kernel g,
 # y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A, and ⊙ summed over input channels is a matrix product for each of the 36 places.
-# The polynomials are evaluated at 0, ±a, ±b and ∞. Lavin and Gray have 1 and 2; 2/3 and 3/2 have 0.4 of the rounding
+# The polynomials are evaluated at 0, ±a, ±b and ∞. Lavin and Gray have 1 and 2; 2/3 and 3/2 have half of the rounding
 # errors. Barabasz et al. 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural
 # Networks", say why the points matter.
 _TILE, _OUT = 6, 4
